@@ -1,0 +1,41 @@
+# Each target is one line that can be pasted into a shell. The first use of any
+# of them makes .venv and installs the pinned versions; later uses reuse it,
+# until pyproject.toml or constraints.txt changes.
+
+# The first of these that runs and is 3.11 or 3.12; say `make PYTHON=...` for another.
+PYTHON = $(shell for p in python3.11 python3.12 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN = .venv/bin
+READY = .venv/installed
+
+# A fresh folder for each run: nothing is ever deleted or overwritten.
+OUT := septum-run-$(shell date +%Y%m%d-%H%M%S)
+ARGS =
+NPZ = pneumoniamnist.npz
+WORKERS = 2
+
+.PHONY: simulate test test-slow check bench docs
+
+simulate: $(READY)  ## a whole study on one machine; more options in ARGS="--sites 4 ..."
+	$(BIN)/septum simulate --out $(OUT) $(ARGS)
+
+test: $(READY)  ## every test that takes seconds, and every doctest
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+check: $(READY)  ## style, types and the arrows between the zones
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(READY)  ## public radiographs as DICOM hospitals; NPZ=path/to/pneumoniamnist.npz
+	$(BIN)/septum bench pneumoniamnist $(NPZ) --out $(OUT) $(ARGS)
+
+docs: $(READY)  ## run the doctests; check every link, code and claim of the documents
+	$(BIN)/python -m pytest -n $(WORKERS) septum client server strategies simulations tests/house
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { test -n "$(PYTHON)" || { echo "Septum needs Python 3.11 or 3.12. Install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
