@@ -1,0 +1,125 @@
+"""Tiny hospitals, written straight into the cohort format: no DICOM, milliseconds each."""
+
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from septum.models import build, to_vector
+from septum.study import Study
+from septum.wire import Instruction
+from septum_client import storage
+from septum_client.cohort import Cohort, Split
+from septum_client.gate import cohort_spec
+from septum_client.policy import Policy
+from septum_client.site import Site
+
+# Workers share the machine's cores already; many threads on tiny networks only wait.
+torch.set_num_threads(1)
+
+SITES = ("north", "south", "west")
+
+
+def make_study(**parts) -> Study:
+    """Return a study of three small hospitals; a part given as a mapping is merged."""
+    fields = {
+        "name": "tiny",
+        "purpose": "A test.",
+        "rounds": 3,
+        "data": {"image_size": 16, "labels": ["sick"], "test_fraction": 0.25},
+        "training": {"learning_rate": 0.5, "images_per_patient": 2},
+        "privacy": {
+            "noise_multiplier": 1.0,
+            "max_grad_norm": 1.0,
+            "sampling_rate": 0.5,
+            "steps_per_round": 2,
+            "delta": 1e-4,
+        },
+        "sites": [{"name": name, "patients": 10} for name in SITES],
+    }
+    for key, value in parts.items():
+        both = isinstance(fields.get(key), dict) and isinstance(value, dict)
+        fields[key] = fields[key] | value if both else value
+    return Study.model_validate(fields)
+
+
+def make_cohort(folder: Path, study: Study, *, images=(2,) * 12, held_out=2, seed=0, pixels=None):
+    """Write a cohort whose patient ``p`` has ``images[p]`` images; the last are held out."""
+    spec = cohort_spec(study)
+    owner = np.repeat(np.arange(len(images), dtype=np.int32), images)
+    side, total = spec.image_size, len(owner)
+    if pixels is None:
+        pixels = np.random.default_rng(seed).random((total, 1, side, side))
+    labels = np.stack([(owner + k) % 2 for k in range(len(spec.labels))], axis=1)
+    split = np.zeros(len(images), dtype=np.uint8)
+    split[len(images) - held_out :] = Split.TEST
+    arrays = {
+        "labels": labels.astype("<f4"),
+        "patient_of_image": owner,
+        "split": split,
+        "sex": np.zeros(len(images), dtype=np.uint8),
+        "age_band": np.zeros(len(images), dtype=np.uint8),
+        "pseudonyms": np.array([f"{seed:016x}{p:016x}" for p in range(len(images))], dtype="S32"),
+    }
+    with storage.replacing(folder) as work:
+        rows = work / "rows"
+        rows.write_bytes(np.asarray(pixels).astype("<f2").tobytes())
+        shape = (total, 1, side, side)
+        digest = storage.write_images(work, rows, np.arange(total), shape)
+        rows.unlink()
+        storage.write_index(
+            work,
+            manifest={
+                "spec": asdict(spec),
+                "images_digest": digest,
+                "images": total,
+                "patients": len(images),
+                "quarantined": {},
+            },
+            arrays=arrays,
+            linkage=(),
+        )
+    return Cohort.open(folder)
+
+
+def make_policy(**changes) -> Policy:
+    """Return a policy that lets the tiny study through with room to spare."""
+    return Policy(
+        **({"epsilon_per_study": 50.0, "epsilon_total": 50.0, "minimum_patients": 1} | changes)
+    )
+
+
+def make_site(folder: Path, study: Study | None = None, *, name="north", policy=None, **cohort):
+    """Make a site with a cohort that has approved ``study``."""
+    study = study or make_study()
+    site = Site.create(folder, name=name, policy=policy or make_policy(), key=b"k" * 32)
+    make_cohort(site.cohort_path, study, **cohort)
+    site.approve(study)
+    return site
+
+
+def make_instruction(study: Study, *, round=1, model=None) -> Instruction:
+    """Return the order for a round; the model is the study's initial one unless given."""
+    if model is None:
+        model = to_vector(
+            build(
+                study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
+            )
+        )
+    return Instruction(study=study.digest, round=round, model=model)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return the makers above."""
+    return SimpleNamespace(
+        study=make_study,
+        cohort=make_cohort,
+        policy=make_policy,
+        site=make_site,
+        instruction=make_instruction,
+        names=SITES,
+    )
