@@ -1,0 +1,222 @@
+"""The one door: an instruction comes in, a release or a refusal goes out.
+
+The gate alone calls training, and it charges the ledger first. It alone makes
+a :class:`~septum.wire.Release`.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from septum.errors import Code, GateRefusal, LedgerError, Refusal
+from septum.ledger import Entry
+from septum.models import Vector
+from septum.privacy import Mechanism
+from septum.study import Study
+from septum.wire import METRICS, RELEASE_FIELDS, Instruction, Release, payload_digest
+from septum_client import train as training
+from septum_client.budget import Ledger
+from septum_client.cohort import Cohort, CohortSpec, Split
+from septum_client.policy import Policy
+from septum_client.randomness import Source, system_source
+from septum_client.site import Site, write_durably
+
+Trainer = Callable[..., training.Update]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a site agreed to for one study: the study, and the mechanism its policy left of it."""
+
+    study: Study
+    policy: Policy
+    mechanism: Mechanism
+
+
+def terms(site: Site, digest: str) -> Terms:
+    """Return the terms of an approved study at this site.
+
+    Raises:
+      Refusal: Not approved, no policy, or outside the policy.
+    """
+    study = site.approved(digest)
+    policy = site.policy
+    return Terms(study=study, policy=policy, mechanism=policy.mechanism(study, site=site.name))
+
+
+def answer(
+    site: Site,
+    instruction: Instruction,
+    *,
+    source: Source = system_source,
+    train: Trainer = training.train,
+) -> Release:
+    """Answer one instruction with a release.
+
+    Guarantees:
+      - Every check that can refuse runs before the charge; the charge is on the
+        disk before the first step.
+      - The same instruction, asked again, gets the same release, at no charge.
+
+    Raises:
+      Refusal: With a closed code; the reason stays on site.
+    """
+    agreed = terms(site, instruction.study)
+    study, policy = agreed.study, agreed.policy
+    if instruction.round > study.rounds:
+        raise Refusal(
+            Code.ROUND_OUT_OF_RANGE,
+            f"round {instruction.round} was asked; the study has {study.rounds}.",
+            remedy="Approve a new study for more rounds.",
+        )
+    cohort = _cohort(site, agreed)
+    training.network(study, instruction.model)  # a model that does not fit must cost nothing
+    ledger = site.ledger
+    randomness = source(site.name, instruction.study, instruction.round)
+    released = ledger.debit(
+        study=instruction.study,
+        round=instruction.round,
+        instruction=instruction.digest,
+        charge=agreed.mechanism.charge(),
+        delta=policy.study_delta(study),
+        limit=policy.epsilon_per_study,
+        total_delta=policy.delta,
+        total_limit=policy.epsilon_total,
+        most_rounds=study.rounds,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        note={
+            "cohort": cohort.digest,
+            "delta": policy.study_delta(study),
+            "randomness": "seeded" if randomness.seeded else "system",
+        },
+    )
+    if released is not None:
+        return _again(site, released)
+    update = train(
+        study,
+        mechanism=agreed.mechanism,
+        cohort=cohort,
+        model=instruction.model,
+        randomness=randomness,
+    )
+    return _release(site, instruction, ledger=ledger, agreed=agreed, update=update)
+
+
+def inspect(update: training.Update, *, agreed: Terms) -> tuple[Vector, Mapping[str, int | float]]:
+    """Return what of ``update`` may leave: the vector, and the metrics the policy lets out.
+
+    Raises:
+      GateRefusal: A value that is not finite, a dtype other than float32, or a
+        norm that the mechanism cannot have produced.
+    """
+    vector = update.vector
+    if vector.dtype != np.float32 or vector.ndim != 1:
+        raise GateRefusal(
+            Code.FIELD_NOT_ALLOWED,
+            f"the update is {vector.dtype} with {vector.ndim} axes; only a float32 vector leaves.",
+        )
+    # Not np.linalg.norm: BLAS would wake a thread per core for so little.
+    norm = float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
+    if not np.isfinite(norm):
+        raise GateRefusal(
+            Code.UPDATE_NOT_FINITE,
+            "the update holds a value that is not finite.",
+            remedy="Lower the study's learning rate.",
+        )
+    bound = agreed.mechanism.update_norm_bound(
+        parameters=len(vector), learning_rate=agreed.study.training.learning_rate
+    )
+    if norm > bound:
+        raise GateRefusal(
+            Code.UPDATE_NORM,
+            f"the update's norm is {norm:.4g}; this mechanism makes at most {bound:.4g}.",
+            remedy="Check the installation: this update was not made by the charged mechanism.",
+        )
+    known: dict[str, int | float] = {"steps": agreed.mechanism.steps, "update_norm": norm}
+    return vector, {name: known[name] for name in METRICS if name in agreed.policy.metrics}
+
+
+def _cohort(site: Site, agreed: Terms) -> Cohort:
+    if not (site.cohort_path / "cohort.json").is_file():
+        raise Refusal(
+            Code.NO_COHORT, "this site has no cohort.", remedy="Run `septum site ingest` first."
+        )
+    cohort = Cohort.open(site.cohort_path)
+    wanted = cohort_spec(agreed.study)
+    if cohort.spec != wanted:
+        raise Refusal(
+            Code.COHORT_MISMATCH,
+            "the cohort was made for other labels, image size or test share.",
+            remedy="Ingest again for this study.",
+        )
+    patients = len(cohort.patients(Split.TRAIN))
+    least = agreed.policy.minimum_patients
+    if patients < least:
+        raise Refusal(
+            Code.TOO_FEW_PATIENTS,
+            f"the cohort has fewer training patients than the policy's {least}.",
+            remedy="Add patients, or let the privacy officer lower minimum_patients.",
+        )
+    return cohort
+
+
+def cohort_spec(study: Study) -> CohortSpec:
+    """Return what a cohort must hold for ``study``."""
+    return CohortSpec(
+        image_size=study.data.image_size,
+        labels=study.data.labels,
+        test_fraction=study.data.test_fraction,
+    )
+
+
+def _outbox(site: Site, instruction: str) -> Path:
+    return site.folder / "outbox" / f"{instruction}.npy"
+
+
+def _release(
+    site: Site, instruction: Instruction, *, ledger: Ledger, agreed: Terms, update: training.Update
+) -> Release:
+    vector, metrics = inspect(update, agreed=agreed)
+    stored = io.BytesIO()
+    np.save(stored, vector, allow_pickle=False)
+    write_durably(_outbox(site, instruction.digest), stored.getvalue())
+    entry = ledger.record_release(
+        {
+            "study": instruction.study,
+            "site": site.name,
+            "round": instruction.round,
+            "instruction": instruction.digest,
+            "noise_multiplier": agreed.mechanism.noise_multiplier,
+            "max_grad_norm": agreed.mechanism.max_grad_norm,
+            "payload": payload_digest(vector),
+            **{f"metric_{name}": value for name, value in metrics.items()},
+        }
+    )
+    return _stated(entry, vector)
+
+
+def _again(site: Site, entry: Entry) -> Release:
+    fields = entry.fields
+    vector = np.load(_outbox(site, str(fields["instruction"])), allow_pickle=False)
+    if payload_digest(vector) != fields["payload"]:
+        raise LedgerError(
+            "a stored release differs from what the ledger recorded.",
+            remedy="Restore the outbox from a backup; the round is not trained again.",
+        )
+    return _stated(entry, vector)
+
+
+def _stated(entry: Entry, vector: Vector) -> Release:
+    """Return the release that the ledger's entry states: first answer and repeat are one."""
+    fields: dict[str, Any] = dict(entry.fields)
+    return Release(
+        ledger_head=entry.digest,
+        update=vector,
+        metrics={name: fields[f"metric_{name}"] for name in METRICS if f"metric_{name}" in fields},
+        **{name: fields[name] for name in RELEASE_FIELDS if name != "ledger_head"},
+    )
