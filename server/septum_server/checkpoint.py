@@ -1,0 +1,99 @@
+"""The global model of every round, each written whole or not at all."""
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from septum.errors import EngineError
+from septum.models import Vector
+
+_FILE: Final = re.compile(r"round-(\d{5})\.npz")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """The global model, float32 (params,), after ``round`` rounds of the study ``digest``."""
+
+    digest: str
+    round: int
+    model: Vector
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``checkpoint`` into ``folder`` atomically and durably; return its path.
+
+    Raises:
+      EngineError: The disk is full or the folder cannot be written.
+    """
+    path = folder / f"round-{checkpoint.round:05d}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                np.savez(
+                    file,
+                    model=checkpoint.model,
+                    round=np.int64(checkpoint.round),
+                    digest=np.array(checkpoint.digest),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise EngineError(
+            f"the checkpoint of round {checkpoint.round} could not be written ({error.strerror}).",
+            remedy="Free disk space or correct the folder's permissions, then resume.",
+        ) from None
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint; never unpickles.
+
+    Raises:
+      EngineError: The file is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return Checkpoint(
+                digest=str(stored["digest"]),
+                round=int(stored["round"]),
+                model=np.asarray(stored["model"], dtype=np.float32),
+            )
+    except Exception as error:  # noqa: BLE001 - zipfile and numpy raise many kinds
+        raise EngineError(
+            f"{path.name} is damaged ({type(error).__name__}).",
+            remedy="Delete it; the study resumes from the checkpoint before it.",
+        ) from None
+
+
+def latest(folder: Path, *, digest: str) -> Checkpoint | None:
+    """Return the newest checkpoint of the study, or ``None`` when there is none.
+
+    Raises:
+      EngineError: The newest checkpoint is damaged or belongs to another study.
+    """
+    rounds = sorted(path for path in folder.glob("round-*.npz") if _FILE.fullmatch(path.name))
+    if not rounds:
+        return None
+    checkpoint = load(rounds[-1])
+    if checkpoint.digest != digest:
+        raise EngineError(
+            f"{folder} holds a run of another study ({checkpoint.digest[:12]}…).",
+            remedy="Resume with the study of that run, or choose another folder.",
+        )
+    return checkpoint

@@ -1,0 +1,45 @@
+"""Weighted mean: FedAvg, and the server's half of FedProx."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from septum_strategies.base import Contribution, Vector
+
+
+def weighted_mean(model: Vector, contributions: Sequence[Contribution]) -> Vector:
+    """Return the model plus the mean update, weighted by declared patients.
+
+    McMahan et al. 2017, arXiv:1602.05629. The weights are public constants of
+    the study, not counts sent with the update. A tampered update moves the
+    model without bound: this strategy trusts its sites.
+
+    Args:
+      model: Global model, float32 (params,).
+      contributions: At least one, each of the model's shape.
+
+    Guarantees:
+      - The order of ``contributions`` never changes the result.
+      - With one contribution the result is the model plus that update.
+
+    Raises:
+      ValueError: No contribution, or one of another shape.
+
+    >>> import numpy as np
+    >>> ones = np.ones(2, dtype=np.float32)
+    >>> weighted_mean(0 * ones, [
+    ...     Contribution(site="a", update=ones, patients=100),
+    ...     Contribution(site="b", update=5 * ones, patients=300),
+    ... ]).tolist()
+    [4.0, 4.0]
+    """
+    if not contributions:
+        raise ValueError("a mean needs at least one contribution")
+    total = np.zeros(model.shape, dtype=np.float64)
+    # Sorted, so that floating-point sums do not depend on who answered first.
+    for part in sorted(contributions, key=lambda c: c.site):
+        if part.update.shape != model.shape:
+            raise ValueError(f"update {part.update.shape} and model {model.shape} differ in shape")
+        total += part.patients * part.update.astype(np.float64)
+    patients = sum(part.patients for part in contributions)
+    return np.asarray(model + total / patients, dtype=np.float32)
