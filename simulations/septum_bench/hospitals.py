@@ -1,0 +1,153 @@
+"""DICOM folders to simulated hospitals: real site directories, each with its cohort."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from septum.errors import ConfigError, DataError
+from septum.study import Participant
+from septum_bench.plan import Plan
+from septum_client.cohort import Cohort, CohortSpec, Split, ingest, shared_patients
+from septum_client.labels import columns
+from septum_client.policy import Policy
+from septum_client.site import Site
+
+Progress = Callable[[str, int, int], None]
+"""Told of (hospital, files done, files in all)."""
+
+_SMALLEST = 10
+
+
+def sources(folder: Path) -> list[Path]:
+    """Return the hospitals' folders below ``folder``, by name.
+
+    Raises:
+      DataError: ``folder`` is missing, cannot be read or has no sub-folder.
+    """
+    try:
+        found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read ({error.strerror}).",
+            remedy="Name a folder with one sub-folder per hospital.",
+        ) from None
+    if not found:
+        raise DataError(
+            f"{folder} has no sub-folder.",
+            remedy="Make one sub-folder per hospital: DICOM anywhere below it and a labels CSV.",
+        )
+    return found
+
+
+def labels_of(folders: Sequence[Path], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels to train on: ``wanted``, or every label that all hospitals have.
+
+    Raises:
+      DataError: No label is common to all hospitals, or a wanted one is missing.
+    """
+    found = [columns(folder) for folder in folders]
+    common = [name for name in found[0] if all(name in other for other in found)]
+    missing = [name for name in wanted if name not in common]
+    if missing or not common:
+        raise DataError(
+            f"the labels CSVs share {common or 'no label column'}"
+            + (f" and lack {missing}." if missing else "."),
+            remedy="Give every hospital's CSV the same label columns, or name one with --label.",
+        )
+    return tuple(wanted) or tuple(common)
+
+
+def admit(
+    folders: Sequence[Path], *, into: Path, spec: CohortSpec, plan: Plan, progress: Progress
+) -> dict[str, Site]:
+    """Make one site per folder, ingest its DICOM, and return the sites by name.
+
+    A hospital that was already ingested is kept, so that an interrupted
+    simulation goes on where it stopped.
+
+    Raises:
+      DataError: A folder cannot be ingested, or a patient is in two hospitals.
+      ConfigError: Two folders give the same public name.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    linkage = _derived(plan.seed, "linkage")
+    policy = Policy(
+        epsilon_per_study=plan.epsilon,
+        epsilon_total=plan.epsilon,
+        delta=plan.delta,
+        noise_floor=0.1,
+        clip_ceiling=max(plan.max_grad_norm, 1.0),
+        minimum_patients=1,
+        metrics=("steps", "update_norm"),
+    )
+    sites: dict[str, Site] = {}
+    for folder in folders:
+        name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:63] or "hospital"
+        if name in sites:
+            raise ConfigError(
+                f"two hospital folders both become the public name {name!r}.",
+                remedy="Rename one of them.",
+            )
+        home = into / name
+        if (home / "site.toml").exists():
+            site = Site.open(home)
+        else:
+            key = site_key(plan.seed, name)
+            site = Site.create(home, name=name, policy=policy, key=key)
+        if not (site.cohort_path / "cohort.json").exists():
+            ingest(
+                folder,
+                site.cohort_path,
+                spec=spec,
+                key=site.key,
+                linkage_key=linkage,
+                workers=plan.workers,
+                progress=functools.partial(progress, name),
+            )
+        sites[name] = site
+    _require_apart({name: Cohort.open(site.cohort_path) for name, site in sites.items()})
+    return sites
+
+
+def site_key(seed: int, name: str) -> bytes:
+    """Return the key of the simulated hospital called ``name``: 32 bytes, known to the bench."""
+    return _derived(seed, f"key {name}")
+
+
+def declare(cohorts: dict[str, Cohort]) -> tuple[Participant, ...]:
+    """Return the study's participants, each declaring its training patients rounded down.
+
+    Rounded to tens, the public constant does not tell whether one patient is in.
+
+    Raises:
+      DataError: A hospital has fewer than ten training patients.
+    """
+    participants = []
+    for name, cohort in cohorts.items():
+        patients = len(cohort.patients(Split.TRAIN)) // _SMALLEST * _SMALLEST
+        if not patients:
+            raise DataError(
+                f"{name} has fewer than {_SMALLEST} training patients.",
+                remedy="Add patients, or leave this hospital out.",
+            )
+        participants.append(Participant(name=name, patients=patients))
+    return tuple(participants)
+
+
+def _require_apart(cohorts: dict[str, Cohort]) -> None:
+    names = list(cohorts)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            shared = shared_patients([cohorts[one], cohorts[other]])
+            if shared:
+                raise DataError(
+                    f"{len(shared)} patients are in both {one} and {other}; "
+                    "epsilon is stated for a patient of one hospital.",
+                    remedy="Give each patient to one hospital: compare the patient_id columns.",
+                )
+
+
+def _derived(seed: int, purpose: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{purpose}".encode()).digest()

@@ -1,0 +1,290 @@
+"""A whole study on one machine: from DICOM folders to a record of what was found."""
+
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from septum.accounting import Charge, epsilon, noise_for, rounds_within
+from septum.errors import ConfigError, DataError, EngineError
+from septum.models import Vector
+from septum.study import Aggregation, Data, Model, Privacy, Study, Training, load
+from septum.wire import Release
+from septum_bench import engine, hospitals
+from septum_bench.phantoms import PhantomPlan, write_hospitals
+from septum_bench.plan import Plan
+from septum_bench.seeded import SeededSource
+from septum_client.cohort import Cohort, CohortSpec
+from septum_client.site import Site, write_durably
+from septum_server import checkpoint
+from septum_server.app import server_app
+from septum_server.rounds import RoundRecord
+
+_FREE_BYTES = 200 << 20
+
+
+class Reporter(Protocol):
+    """Shows a simulation's progress."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of ``total`` parts begins."""
+
+    def advance(self, text: str = "", *, done: int | None = None, total: int | None = None) -> None:
+        """One more part is done, or ``done`` of ``total`` are; ``text`` says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished federation and everything the report is made from."""
+
+    folder: Path
+    plan: Plan
+    study: Study
+    sites: dict[str, Site]
+    cohorts: dict[str, Cohort]
+    seconds: dict[str, float]
+
+    @property
+    def source(self) -> SeededSource:
+        """The simulation's randomness."""
+        return SeededSource(self.plan.seed)
+
+    def model(self, round: int) -> Vector:
+        """Return the global model after ``round`` rounds; 0 is the initial one."""
+        return checkpoint.load(self.folder / "server" / f"round-{round:05d}.npz").model
+
+    def first_release(self, site: str) -> Vector | None:
+        """Return what ``site`` released in round 1, float32 (params,), or None if it did not."""
+        path = self.folder / "observed" / f"{site}.npy"
+        return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+
+
+def begin(plan: Plan, folder: Path, *, resume: bool, given: Collection[str] = ()) -> Plan:
+    """Return the plan to follow in ``folder``, which is created or resumed.
+
+    Args:
+      plan: What is asked for.
+      folder: The run's folder.
+      resume: Go on with the run in it.
+      given: Names of the options that were really given: on resuming, they
+        must be those of the first start.
+
+    Raises:
+      EngineError: The folder holds another run, or nothing to resume.
+      DataError: The disk is full or the folder cannot be written.
+    """
+    stored = folder / "plan.json"
+    if resume:
+        if not stored.exists():
+            raise EngineError(
+                f"{folder} holds no run to resume.", remedy="Leave out --resume to start one."
+            )
+        try:
+            first = Plan.model_validate_json(stored.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise EngineError(
+                f"{stored} cannot be read as the plan of a run.",
+                remedy="Restore it, or start a new run in another --out.",
+            ) from None
+        return _resumed(plan, first, given)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EngineError(
+            f"{folder} is not an empty folder.",
+            remedy="Add --resume to go on with the run in it, or choose another --out.",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be made ({error.strerror}).", remedy="Choose another --out."
+        ) from None
+    if free < _FREE_BYTES:
+        raise DataError(
+            f"{folder} has {free >> 20} MiB free; a run needs at least {_FREE_BYTES >> 20} MiB.",
+            remedy="Free disk space, or choose another --out.",
+        )
+    write_durably(stored, plan.model_dump_json(indent=2).encode())
+    return plan
+
+
+def _resumed(asked: Plan, first: Plan, given: Collection[str]) -> Plan:
+    free = {"engine", "workers"}  # they change no result
+    changed = [
+        name
+        for name in Plan.model_fields
+        if name in given and name not in free and getattr(asked, name) != getattr(first, name)
+    ]
+    if changed:
+        raise EngineError(
+            f"a run is resumed with its first options, and {', '.join(changed)} differs.",
+            remedy="Leave the option out, or start a new run in another --out.",
+        )
+    return first.model_copy(update={n: getattr(asked, n) for n in free if n in given})
+
+
+def federate(plan: Plan, folder: Path, *, reporter: Reporter) -> Run:
+    """Run the study of ``plan`` in ``folder`` up to its last round.
+
+    Whatever an earlier, interrupted call finished is kept and not done again.
+
+    Raises:
+      SeptumError: Any input that cannot be used, a budget that does not pay for
+        the rounds, or a round that could not be completed.
+    """
+    seconds: dict[str, float] = {}
+    noise = _affordable_noise(plan)
+    with timed(seconds, "hospitals"):
+        folders = _folders(plan, folder, reporter)
+    with timed(seconds, "ingest"):
+        labels = hospitals.labels_of(folders, plan.labels)
+        spec = CohortSpec(image_size=plan.image_size, labels=labels)
+        reporter.stage("Ingest", len(folders))
+        counts: dict[str, tuple[int, int]] = {}
+
+        def ingested(name: str, done: int, total: int) -> None:
+            counts[name] = (done, total)
+            reporter.advance(
+                f"{name}: {done}/{total} files",
+                done=len(counts) - (done < total),
+                total=len(folders),
+            )
+
+        sites = hospitals.admit(
+            folders, into=folder / "sites", spec=spec, plan=plan, progress=ingested
+        )
+    cohorts = {name: Cohort.open(site.cohort_path) for name, site in sites.items()}
+    study = _study(plan, folder, cohorts, noise=noise)
+    for site in sites.values():
+        site.approve(study)
+    run = Run(folder=folder, plan=plan, study=study, sites=sites, cohorts=cohorts, seconds=seconds)
+    with timed(seconds, "federation"):
+        _rounds(run, reporter)
+    return run
+
+
+def _folders(plan: Plan, folder: Path, reporter: Reporter) -> list[Path]:
+    if plan.data is not None:
+        return hospitals.sources(plan.data)
+    target = folder / "dicom"
+    if not target.exists():
+        reporter.stage("Phantoms", plan.patients)
+        write_hospitals(
+            target,
+            PhantomPlan(sites=plan.sites, patients=plan.patients, seed=plan.seed),
+            workers=plan.workers,
+            progress=lambda done, total: reporter.advance(
+                f"{done}/{total} films", done=done, total=total
+            ),
+        )
+    return hospitals.sources(target)
+
+
+def _study(plan: Plan, folder: Path, cohorts: dict[str, Cohort], *, noise: float) -> Study:
+    path = folder / "study.toml"
+    if path.exists():
+        return load(path)
+    prox = plan.strategy == "fedprox"
+    participants = hospitals.declare(cohorts)
+    if (plan.minimum_sites or 1) > len(participants):
+        raise ConfigError(
+            f"minimum_sites is {plan.minimum_sites}, but there are {len(participants)} hospitals.",
+            remedy="Ask for at most as many as there are.",
+        )
+    study = Study(
+        name="simulation",
+        purpose="Simulated on one machine; no hospital takes part.",
+        rounds=plan.rounds,
+        data=Data(image_size=plan.image_size, labels=next(iter(cohorts.values())).spec.labels),
+        model=Model(name=plan.model, seed=plan.seed),
+        training=Training(
+            learning_rate=plan.learning_rate,
+            images_per_patient=plan.images_per_patient,
+            proximal_mu=plan.proximal_mu if prox else 0.0,
+        ),
+        privacy=Privacy(
+            noise_multiplier=noise,
+            max_grad_norm=plan.max_grad_norm,
+            sampling_rate=plan.sampling_rate,
+            steps_per_round=plan.steps_per_round,
+            delta=plan.delta,
+        ),
+        strategy=Aggregation(
+            name=plan.strategy,
+            minimum_sites=plan.minimum_sites or max(1, len(participants) // 2),
+        ),
+        sites=participants,
+    )
+    write_durably(path, study.to_toml().encode())
+    return study
+
+
+def _affordable_noise(plan: Plan) -> float:
+    """Return the study's noise multiplier; refuse more rounds than the budget pays for."""
+    if plan.noise_multiplier is None:
+        steps = plan.rounds * plan.steps_per_round
+        return noise_for(
+            target=plan.epsilon, delta=plan.delta, sampling_rate=plan.sampling_rate, steps=steps
+        )
+    charge = Charge(
+        noise_multiplier=plan.noise_multiplier,
+        sampling_rate=plan.sampling_rate,
+        steps=plan.steps_per_round,
+    )
+    cost = epsilon([charge] * plan.rounds, delta=plan.delta)
+    if cost > plan.epsilon:
+        pays = rounds_within(charge, limit=plan.epsilon, delta=plan.delta, most=plan.rounds)
+        raise ConfigError(
+            f"{plan.rounds} rounds cost epsilon {cost:.2f} at delta {plan.delta:g}; "
+            f"the hospitals' limit is {plan.epsilon:g}, which pays for {pays} rounds.",
+            remedy=f"Use --rounds {pays}, more noise, or a larger --epsilon."
+            if pays
+            else "Use more noise, fewer steps per round, or a larger --epsilon.",
+        )
+    return plan.noise_multiplier
+
+
+def _rounds(run: Run, reporter: Reporter) -> None:
+    study = run.study
+    observed = run.folder / "observed"
+    observed.mkdir(exist_ok=True)
+    reporter.stage("Federation", study.rounds)
+    charge = study.mechanism(study.sites[0].name).charge()
+
+    def watch(record: RoundRecord, model: Vector, releases: tuple[Release, ...]) -> None:
+        del model
+        for release in releases:
+            if record.round == 1:
+                # What a curious coordinator keeps: the attack needs the first release it saw.
+                np.save(observed / f"{release.site}.npy", release.update, allow_pickle=False)
+        spent = epsilon([charge] * record.round, delta=study.privacy.delta)
+        absent = "" if record.complete else f", absent: {', '.join(sorted(record.refused))}"
+        reporter.advance(
+            f"round {record.round}/{study.rounds}, {len(record.answered)}/{len(record.asked)} "
+            f"sites{absent}, ε {spent:.2f} of {run.plan.epsilon:g}",
+            done=record.round,
+            total=study.rounds,
+        )
+
+    server = server_app(study, folder=run.folder / "server", resume=True, watch=watch)
+    engine.run(
+        server,
+        [run.sites[site.name].folder for site in study.sites],
+        engine=run.plan.engine,
+        workers=run.plan.workers,
+        source=run.source,
+        home=run.folder / "flower",
+    )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note under ``name`` how many seconds the block took."""
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
