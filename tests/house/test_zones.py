@@ -1,0 +1,128 @@
+"""The arrows between the zones, and the few doors to the outside."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import grimp
+import pytest
+
+PACKAGES = ("septum", "septum_client", "septum_server", "septum_strategies", "septum_bench")
+
+# Who may import what directly. A new name here is a decision, not a fix.
+DOORS = {
+    "flwr": {
+        "septum.wire",
+        "septum_client.app",
+        "septum_server.app",
+        "septum_server.bridge",
+        "septum_bench.engine",
+    },
+    "pydicom": {"septum_client.dicom", "septum_bench.phantoms.headers"},
+    "opacus": {"septum_client.dpsgd"},
+    "dp_accounting": {"septum.accounting"},
+    "ray": {"septum_bench.engine"},
+    "sqlite3": {"septum_client.budget"},
+    "socket": set(),
+    "requests": set(),
+    "httpx": set(),
+    "urllib": set(),
+    "pickle": set(),
+    # Reading DICOM and training each have one caller in a hospital.
+    "septum_client.dicom": {
+        "septum_client.intake",
+        "septum_client.assembly",  # for the type of a refused file
+    },
+    "septum_client.train": {
+        "septum_client.gate",
+        "septum_client.app",  # hands it to the gate
+        "septum_bench.baselines",  # each hospital alone
+        "septum_bench.rehearsal",  # who was drawn, which the bench's seed tells
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+
+
+def test_the_import_contracts_hold(root: Path) -> None:
+    linter = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert linter, "import-linter is not installed"
+    done = subprocess.run(
+        [linter, "--no-cache"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("guarded", sorted(DOORS))
+def test_only_the_named_modules_open(guarded: str, graph: grimp.ImportGraph) -> None:
+    found: set[str] = set()
+    if guarded in graph.modules:
+        found = set(graph.find_modules_that_directly_import(guarded))
+    assert found <= DOORS[guarded]
+
+
+def test_flower_is_reached_through_the_same_files_even_inside_functions(
+    source: dict[str, str],
+) -> None:
+    speaking = {
+        name for name, text in source.items() if "import flwr" in text or "from flwr" in text
+    }
+    stems = {door.rpartition(".")[2] + ".py" for door in DOORS["flwr"]}
+    assert {Path(name).name for name in speaking} <= stems
+    assert len(speaking) <= len(DOORS["flwr"])
+
+
+def test_private_names_of_flower_stay_in_one_file(source: dict[str, str]) -> None:
+    private = ("flwr.supercore", "flwr.common", "flwr.server.", "flwr.client.", "flwr.proto")
+    assert {name for name, text in source.items() if any(module in text for module in private)} <= {
+        "simulations/septum_bench/engine.py"
+    }
+
+
+def _imports_without(names: Iterable[str], blocked: Iterable[str]) -> str:
+    return f"""
+import importlib, sys
+
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {set(blocked)!r}:
+            raise ModuleNotFoundError(f'{{name}} is not in this zone', name=name)
+
+sys.meta_path.insert(0, Wall())
+for name in {sorted(names)!r}:
+    importlib.import_module(name)
+foreign = sorted(n for n in sys.modules if n.partition('.')[0] in {set(blocked)!r})
+assert not foreign, foreign
+"""
+
+
+def _zone(modules: tuple[str, ...], *packages: str) -> list[str]:
+    return [name for name in modules if name.partition(".")[0] in packages]
+
+
+def test_a_hospital_runs_where_no_other_zone_is_installed(
+    modules: tuple[str, ...], fresh_python: Callable[..., str]
+) -> None:
+    others = {"septum_bench", "septum_server", "septum_strategies"}
+    bench_only = {"matplotlib", "ray", "skimage", "sklearn", "jinja2"}
+    fresh_python(_imports_without(_zone(modules, "septum", "septum_client"), others | bench_only))
+
+
+def test_the_coordinator_runs_where_no_hospital_and_no_bench_is_installed(
+    modules: tuple[str, ...], fresh_python: Callable[..., str]
+) -> None:
+    others = {"septum_bench", "septum_client", "opacus", "pydicom", "ray"}
+    zone = _zone(modules, "septum", "septum_server", "septum_strategies")
+    fresh_python(_imports_without(zone, others))
+
+
+def test_strategies_need_numpy_and_nothing_that_trains(
+    modules: tuple[str, ...], fresh_python: Callable[..., str]
+) -> None:
+    zone = _zone(modules, "septum_strategies")
+    fresh_python(_imports_without(zone, {"torch", "flwr", "monai", "opacus", "scipy"}))
