@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from torch import nn
 from torch.nn import functional
 
 from septum.errors import Code, ConfigError, Refusal
+
+if TYPE_CHECKING:
+    from septum.study import Study
 
 Vector = npt.NDArray[np.float32]
 
@@ -165,6 +168,17 @@ def build(name: str, *, channels: int, outputs: int, seed: int) -> nn.Module:
             setattr(module, "inplace", False)  # noqa: B010 - typed as a submodule otherwise
     check_private(model)
     return model
+
+
+def network_of(study: "Study") -> nn.Module:
+    """Return the network of ``study`` with its initial weights: grey images in, one logit a label.
+
+    Raises:
+      ConfigError: See :func:`build`.
+    """
+    return build(
+        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
+    )
 
 
 def check_private(model: nn.Module) -> None:

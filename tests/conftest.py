@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from septum.models import build, to_vector
+from septum.models import network_of, to_vector
 from septum.study import Study
 from septum.wire import Instruction
 from septum_client import storage
@@ -104,11 +104,7 @@ def make_site(folder: Path, study: Study | None = None, *, name="north", policy=
 def make_instruction(study: Study, *, round=1, model=None) -> Instruction:
     """Return the order for a round; the model is the study's initial one unless given."""
     if model is None:
-        model = to_vector(
-            build(
-                study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-            )
-        )
+        model = to_vector(network_of(study))
     return Instruction(study=study.digest, round=round, model=model)
 
 

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 import tomllib
 import traceback
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from septum.durable import replace
 from septum.errors import Code, ConfigError, DataError, LedgerError, Refusal
 from septum.study import Study, load
 from septum_client.budget import Ledger
@@ -179,21 +179,7 @@ def write_durably(path: Path, content: bytes) -> None:
       DataError: The disk is full or the folder cannot be written.
     """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace(path, lambda file: file.write(content))
     except OSError as error:
         raise DataError(
             f"{path.name} could not be written ({error.strerror}).",

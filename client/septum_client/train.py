@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from septum.models import Vector, build, load_vector, to_vector
+from septum.models import Vector, load_vector, network_of, to_vector
 from septum.privacy import Mechanism
 from septum.study import Study
 from septum_client.cohort import Cohort, Split
@@ -32,9 +32,7 @@ def network(study: Study, model: Vector) -> nn.Module:
     Raises:
       Refusal: The vector does not fit the network, or a layer is not allowed.
     """
-    built = build(
-        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-    )
+    built = network_of(study)
     load_vector(built, model)
     return built
 

@@ -6,7 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from septum.errors import EngineError
-from septum.models import build, to_vector
+from septum.models import network_of, to_vector
 from septum.study import Study
 from septum_server import checkpoint
 from septum_server.bridge import SeptumStrategy, Watcher, pack
@@ -41,9 +41,7 @@ def server_app(
         del context
         start = last
         if start is None:
-            network = build(
-                study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-            )
+            network = network_of(study)
             start = checkpoint.Checkpoint(digest=study.digest, round=0, model=to_vector(network))
             checkpoint.save(folder, start)
         if start.round < study.rounds:

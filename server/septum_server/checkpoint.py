@@ -1,14 +1,13 @@
 """The global model of every round, each written whole or not at all."""
 
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from septum.durable import replace
 from septum.errors import EngineError
 from septum.models import Vector
 
@@ -33,26 +32,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / f"round-{checkpoint.round:05d}.npz"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(
-                    file,
-                    model=checkpoint.model,
-                    round=np.int64(checkpoint.round),
-                    digest=np.array(checkpoint.digest),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace(
+            path,
+            lambda file: np.savez(
+                file,
+                model=checkpoint.model,
+                round=np.int64(checkpoint.round),
+                digest=np.array(checkpoint.digest),
+            ),
+        )
     except OSError as error:
         raise EngineError(
             f"the checkpoint of round {checkpoint.round} could not be written ({error.strerror}).",

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from septum import tasks
-from septum.models import Vector, build, load_vector, to_vector
+from septum.models import Vector, load_vector, network_of, to_vector
 from septum.study import Study
 from septum_client.cohort import Cohort, Split
 from septum_client.randomness import Source
@@ -106,13 +106,7 @@ def federated(
 
 def initial(study: Study) -> Vector:
     """Return the study's initial weights, float32 (params,)."""
-    return to_vector(_network(study))
-
-
-def _network(study: Study) -> torch.nn.Module:
-    return build(
-        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-    )
+    return to_vector(network_of(study))
 
 
 def _training_rows(cohort: Cohort) -> npt.NDArray[np.int64]:
@@ -129,7 +123,7 @@ def _plain(
     decay: bool,
     progress: Progress,
 ) -> Vector:
-    network = _network(study)
+    network = network_of(study)
     load_vector(network, start)
     network.train()
     where = np.concatenate(

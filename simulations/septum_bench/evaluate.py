@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from septum import tasks
-from septum.models import Vector, build, load_vector
+from septum.models import Vector, load_vector, network_of
 from septum.study import Study
 from septum_bench import metrics
 from septum_bench.result import Metrics, ModelScore, Subgroup
@@ -86,9 +86,7 @@ class Tested:
 
     def _scores(self, model: Vector) -> dict[str, metrics.PatientScores]:
         study = self._study
-        network = build(
-            study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-        )
+        network = network_of(study)
         load_vector(network, model)
         network.eval()
         return {name: self._of_site(network, name) for name in self._cohorts}

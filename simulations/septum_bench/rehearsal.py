@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from septum.models import build, load_vector, parameter_count
+from septum.models import load_vector, network_of, parameter_count
 from septum_bench.attacks.inversion import InversionConfig, gradients
 from septum_bench.leakage import Gallery, Targets, measure_leakage
 from septum_bench.phantoms import public_images
 from septum_bench.result import Leakage
 from septum_bench.simulate import Run
 from septum_bench.threat import KnownNoise, as_gradient
-from septum_client.cohort import Split
+from septum_client.cohort import Cohort, Split
 from septum_client.train import draw
 
 LARGEST_MODEL = 1_000_000
@@ -43,9 +43,7 @@ def attack(run: Run, *, progress: Callable[[int, int], None]) -> Leakage:
     order = sorted(range(len(crowd)), key=lambda i: (sites[:i].count(sites[i]), i))[:_TARGETS]
     targets = [crowd[i] for i in order]
     study = run.study
-    network = build(
-        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-    )
+    network = network_of(study)
     load_vector(network, run.model(0))
     images = np.stack([target.image for target in targets])
     labels = np.stack([target.label for target in targets])
@@ -134,20 +132,17 @@ def _public(run: Run, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     if run.plan.data is None:
         # Another seed: the attacker's phantoms are not the hospitals' generator run again.
         return public_images(_PUBLIC, run.study.data.image_size, seed=run.plan.seed + 1)
-    held_out = [
-        cohort.images[np.flatnonzero(cohort.split[cohort.patient_of_image] == Split.TEST)]
-        for cohort in run.cohorts.values()
-    ]
+    held_out = [cohort.images[_held_out(cohort)] for cohort in run.cohorts.values()]
     return rng.permutation(np.concatenate(held_out))[:_MOST_HELD_OUT].astype(np.float32)
+
+
+def _held_out(cohort: Cohort) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(cohort.split[cohort.patient_of_image] == Split.TEST)
 
 
 def cannot(run: Run) -> str:
     """Return why this study cannot be attacked here, or an empty text."""
-    study = run.study
-    network = build(
-        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-    )
-    parameters = parameter_count(network)
+    parameters = parameter_count(network_of(run.study))
     if parameters > LARGEST_MODEL:
         return (
             f"inverting a network of {parameters:,} parameters takes hours on a CPU; "
@@ -155,7 +150,8 @@ def cannot(run: Run) -> str:
         )
     if all(run.first_release(name) is None for name in run.cohorts):
         return "no hospital released in round 1"
-    if len(_public(run, np.random.default_rng(0))) < _FEWEST_PUBLIC:
+    held_out = sum(len(_held_out(cohort)) for cohort in run.cohorts.values())
+    if run.plan.data is not None and held_out < _FEWEST_PUBLIC:
         return f"fewer than {_FEWEST_PUBLIC} held-out images to learn a prior from"
     if len(_line_up(run, np.random.default_rng(0))) < _FEWEST_DRAWN:
         return f"fewer than {_FEWEST_DRAWN} patients were drawn in round 1"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from septum.models import build, to_vector
+from septum.models import network_of, to_vector
 from septum.study import load
 from septum.wire import Instruction
 from septum_bench.seeded import SeededRandomness
@@ -65,9 +65,7 @@ PARAMETERS = 0
 def order(site):
     (path,) = (site.folder / "approved").iterdir()
     study = load(path)
-    network = build(
-        study.model.name, channels=1, outputs=len(study.data.labels), seed=study.model.seed
-    )
+    network = network_of(study)
     return Instruction(study=study.digest, round=1, model=to_vector(network))
 
 

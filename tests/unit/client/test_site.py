@@ -6,7 +6,6 @@ import stat
 import pytest
 
 from septum.errors import Code, ConfigError, DataError, LedgerError, Refusal
-from septum_client import site as module
 from septum_client.policy import Policy
 from septum_client.site import Site, write_durably
 
@@ -141,7 +140,7 @@ def test_a_full_disk_leaves_no_half_written_file_and_says_so(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_durably(tmp_path / "file", b"old")
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match="No space left"):
         write_durably(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

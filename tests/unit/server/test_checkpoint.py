@@ -35,7 +35,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_a_new_one(tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(
-        *((checkpoint.Path, "replace") if name == "replace" else (checkpoint.os, "fsync")), full
+        *((checkpoint.Path, "replace") if name == "replace" else (os, "fsync")), full
     )
     with pytest.raises(EngineError, match="No space left"):
         checkpoint.save(tmp_path, made(1, 2.0))
