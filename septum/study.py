@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from septum.errors import ConfigError, explain
 from septum.privacy import Mechanism
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+PurposeOfUse = Literal["HRESCH", "BIORCH", "CLINTRCH", "DSRCH", "POARCH", "TRANSRCH"]
+"""HL7 v3 PurposeOfUse: research at large (the parent of the rest), biomedical, clinical
+trial, disease specific, population origins or ancestry, translational."""
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
@@ -21,12 +25,35 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Range = tuple[()] | tuple[FiniteFloat, FiniteFloat]
+"""Least and greatest; empty for none, because TOML knows no null."""
+
+
+class Reference(_Part):
+    """What the study's designers expect of the data, so that a hospital can compare.
+
+    Public numbers, never fitted to a hospital's data. Empty means no expectation.
+
+    Args:
+      modalities: Values of Modality (0008,0060).
+      spacing_mm: Least and greatest median distance of pixels.
+      prevalence: Least and greatest share of positive rows of a label.
+      mean_intensity: Least and greatest mean of the normalised images, of 1.
+    """
+
+    modalities: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")], ...] = ()
+    spacing_mm: Range = ()
+    prevalence: Range = ()
+    mean_intensity: Range = ()
+
+
 class Data(_Part):
     """What a cohort of this study holds."""
 
     image_size: int = Field(64, ge=16, le=1024)
     labels: tuple[Label, ...] = Field(min_length=1)
     test_fraction: float = Field(0.25, gt=0, lt=1)
+    reference: Reference = Reference()
 
 
 class Model(_Part):
@@ -76,6 +103,9 @@ class Participant(_Part):
 class Study(_Part):
     """A study, parsed and checked.
 
+    ``purpose`` is for people. ``purpose_of_use`` and ``commercial`` are what each
+    hospital holds against its patients' consent before every round.
+
     Guarantees:
       - Frozen. Equal studies have equal digests; any changed value changes it.
       - No key is ignored: an unknown one is refused by name.
@@ -84,6 +114,8 @@ class Study(_Part):
     format: Literal[1] = 1
     name: Name
     purpose: str = Field(min_length=1, max_length=500)
+    purpose_of_use: PurposeOfUse = "HRESCH"
+    commercial: bool = False
     rounds: int = Field(gt=0, le=10_000)
     data: Data
     model: Model = Model()

@@ -12,6 +12,7 @@ from septum.errors import Code, ConfigError, Refusal, explain
 from septum.privacy import Mechanism
 from septum.study import Study
 from septum.wire import METRICS
+from septum_client.rules import Intake
 
 
 class Policy(BaseModel):
@@ -33,6 +34,7 @@ class Policy(BaseModel):
     minimum_patients: int = Field(50, ge=1)
     models: tuple[str, ...] = ("small_cnn", "resnet18", "densenet121")
     metrics: tuple[str, ...] = ("steps",)
+    intake: Intake = Intake()
 
     def mechanism(self, study: Study, *, site: str) -> Mechanism:
         """Return the study's mechanism at this site, tightened by this policy.

@@ -1,4 +1,5 @@
 import json
+from typing import get_args
 
 import pytest
 import tomlkit
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from septum.errors import ConfigError
-from septum.study import Study, load, parse
+from septum.study import PurposeOfUse, Reference, Study, load, parse
 
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True)
 positive = st.floats(1e-6, 1e6)
@@ -21,6 +22,8 @@ def studies(draw):
         {
             "name": draw(names),
             "purpose": draw(st.text(min_size=1, max_size=40)),
+            "purpose_of_use": draw(st.sampled_from(get_args(PurposeOfUse))),
+            "commercial": draw(st.booleans()),
             "rounds": draw(st.integers(1, 10_000)),
             "data": {
                 "image_size": draw(st.integers(16, 1024)),
@@ -95,6 +98,7 @@ def test_any_changed_value_changes_the_digest(study, data):
         ),
         int: lambda v: v + 1 if v != 1024 else v - 1,
         float: lambda v: v / 2 if v else 1.0,
+        bool: lambda v: not v,
     }
     path = data.draw(st.sampled_from([p for p in leaves(fields) if p[0] != "format"]))
     other = replaced(fields, path, lambda v: changed[type(v)](v))
@@ -112,7 +116,12 @@ def _digest_of(fields):
     }
     participant = Study.model_fields["sites"].annotation.__args__[0]
     sites = tuple(participant.model_construct(**site) for site in fields["sites"])
-    parts["data"] = parts["data"].model_copy(update={"labels": tuple(fields["data"]["labels"])})
+    reference = {name: tuple(value) for name, value in fields["data"]["reference"].items()}
+    update = {
+        "labels": tuple(fields["data"]["labels"]),
+        "reference": Reference.model_construct(**reference),
+    }
+    parts["data"] = parts["data"].model_copy(update=update)
     return Study.model_construct(**(fields | parts | {"sites": sites})).digest
 
 
@@ -223,3 +232,17 @@ def test_the_mechanism_is_made_of_public_constants_alone(tiny):
 
 def _toml(fields):
     return tomlkit.dumps(fields)
+
+
+def test_a_study_is_for_research_and_not_commercial_unless_it_says_otherwise(tiny):
+    study = tiny.study()
+    assert (study.purpose_of_use, study.commercial) == ("HRESCH", False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("purpose_of_use", "TREAT"), ("purpose_of_use", ""), ("commercial", "yes")]
+)
+def test_a_purpose_that_no_record_of_consent_can_name_is_refused(tiny, key, value):
+    fields = tiny.study().model_dump(mode="json") | {key: value}
+    with pytest.raises(ConfigError, match=key):
+        parse(tomlkit.dumps(fields))
