@@ -60,23 +60,49 @@ def to_training(
         hidden = None
         if padding is not None:
             hidden = (stored >= min(padding)) & (stored <= max(padding))
-        values = _unit_range(values, hidden)
-    return _on_square(values, size)
+    return from_values(values, hidden, size)
 
 
-def _unit_range(
+def from_values(
+    values: NDArray[np.float32], hidden: NDArray[np.bool_] | None, size: int
+) -> NDArray[np.float32]:
+    """Return the same square as :func:`to_training` does, from values already real.
+
+    Args:
+      values: Values of shape ``(rows, columns)``, higher is brighter: rescaled,
+        and negated for MONOCHROME1.
+      hidden: True for padding, of the same shape; None for none.
+      size: Side of the square that comes back, in pixels.
+
+    Raises:
+      UnusableValuesError: As :func:`unit_range`.
+    """
+    return on_square(unit_range(values, hidden), size)
+
+
+def unit_range(
     values: NDArray[np.float32], hidden: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
+    """Return values of any shape with percentiles 0.5 and 99.5 at 0 and 1, clipped; padding 0.
+
+    Args:
+      values: A slice or a volume; the percentiles are those of the whole.
+      hidden: True for padding, of the same shape; None for none.
+
+    Raises:
+      UnusableValuesError: Values not finite, all equal, or all padding.
+    """
     seen = values if hidden is None else values[~hidden]
     if seen.size == 0:
         raise UnusableValuesError("every pixel is padding")
-    low, high = np.percentile(seen, PERCENTILES)
-    if not low < high:
-        # A small bright structure in an empty field lies wholly outside the percentiles.
-        low, high = seen.min(), seen.max()
-    if not low < high or not np.isfinite(high - low):
-        raise UnusableValuesError("the image has no contrast or is not finite")
-    unit: NDArray[np.float32] = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.percentile(seen, PERCENTILES)
+        if not low < high:
+            # A small bright structure in an empty field lies wholly outside the percentiles.
+            low, high = seen.min(), seen.max()
+        if not low < high or not np.isfinite(high - low):
+            raise UnusableValuesError("the image has no contrast or is not finite")
+        unit: NDArray[np.float32] = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
     if hidden is not None:
         unit[hidden] = 0
     if not np.isfinite(unit).all():
@@ -84,7 +110,13 @@ def _unit_range(
     return unit
 
 
-def _on_square(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def on_square(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return one image, centred on a square of zeros, as ``(size, size)`` by exact area average.
+
+    Args:
+      values: Values in [0, 1] of shape ``(rows, columns)``.
+      size: Side of the square that comes back, in pixels.
+    """
     side = max(values.shape)
     if values.shape == (size, size):
         return values
