@@ -7,26 +7,35 @@ a :class:`~septum.wire.Release`.
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from septum.errors import Code, GateRefusal, LedgerError, Refusal
+from septum.errors import Code, DataError, GateRefusal, LedgerError, Refusal
 from septum.ledger import Entry
 from septum.models import Vector
 from septum.privacy import Mechanism
 from septum.study import Study
 from septum.wire import METRICS, RELEASE_FIELDS, Instruction, Release, payload_digest
+from septum_client import lineage, retention
 from septum_client import train as training
 from septum_client.budget import Ledger
 from septum_client.cohort import Cohort, CohortSpec, Split
+from septum_client.consent.standing import standing
 from septum_client.policy import Policy
+from septum_client.pseudonyms import key_check
 from septum_client.randomness import Source, system_source
 from septum_client.site import Site, write_durably
 
 Trainer = Callable[..., training.Update]
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC: the day of a round is the same wherever a site's server stands."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +64,13 @@ def answer(
     *,
     source: Source = system_source,
     train: Trainer = training.train,
+    clock: Clock = utc_now,
 ) -> Release:
     """Answer one instruction with a release.
+
+    Every round looks anew at the policy, the cohort's bytes, its last day and
+    the register of consent: a patient who was denied or withdrawn since the last
+    round is absent from this one.
 
     Guarantees:
       - Every check that can refuse runs before the charge; the charge is on the
@@ -74,10 +88,13 @@ def answer(
             f"round {instruction.round} was asked; the study has {study.rounds}.",
             remedy="Approve a new study for more rounds.",
         )
-    cohort = _cohort(site, agreed)
+    now = clock()
+    cohort, consent = _cohort(site, agreed, today=now.date())
     training.network(study, instruction.model)  # a model that does not fit must cost nothing
     ledger = site.ledger
     randomness = source(site.name, instruction.study, instruction.round)
+    patients = cohort.patients(Split.TRAIN).tolist()
+    present = lineage.keep(site, [cohort.pseudonyms[patient] for patient in patients])
     released = ledger.debit(
         study=instruction.study,
         round=instruction.round,
@@ -88,9 +105,11 @@ def answer(
         total_delta=policy.delta,
         total_limit=policy.epsilon_total,
         most_rounds=study.rounds,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=now.isoformat(timespec="seconds"),
         note={
             "cohort": cohort.digest,
+            "consent": consent,
+            lineage.NOTE: present,
             "delta": policy.study_delta(study),
             "randomness": "seeded" if randomness.seeded else "system",
         },
@@ -141,27 +160,63 @@ def inspect(update: training.Update, *, agreed: Terms) -> tuple[Vector, Mapping[
     return vector, {name: known[name] for name in METRICS if name in agreed.policy.metrics}
 
 
-def _cohort(site: Site, agreed: Terms) -> Cohort:
-    if not (site.cohort_path / "cohort.json").is_file():
+def _cohort(site: Site, agreed: Terms, *, today: date) -> tuple[Cohort, str]:
+    """Return the patients who may train this study today, and the digest of the register.
+
+    Whether a patient is among them depends on this patient's records alone, and
+    sampling rate and divisor are the study's constants: so consent leaves the
+    mechanism's neighbouring relation, one patient added or removed, as it was.
+    What ``minimum_patients`` refuses, it refuses before anything is charged.
+    """
+    cohort = _intact(site)
+    if cohort.lineage.get("key") != key_check(site.key):
+        # Its pseudonyms would match no record, and a denial would not be found.
         raise Refusal(
-            Code.NO_COHORT, "this site has no cohort.", remedy="Run `septum site ingest` first."
+            Code.COHORT_MISMATCH,
+            "the cohort was made under another key than the site's.",
+            remedy="Restore the site's key, or ingest again.",
         )
-    cohort = Cohort.open(site.cohort_path)
-    wanted = cohort_spec(agreed.study)
-    if cohort.spec != wanted:
+    if cohort.spec != cohort_spec(agreed.study):
         raise Refusal(
             Code.COHORT_MISMATCH,
             "the cohort was made for other labels, image size or test share.",
             remedy="Ingest again for this study.",
         )
-    patients = len(cohort.patients(Split.TRAIN))
+    last = retention.expires(cohort, keep_days=agreed.policy.intake.keep_days)
+    if last < today:
+        raise Refusal(
+            Code.COHORT_EXPIRED,
+            f"the cohort's last day was {last.isoformat()}; today is {today.isoformat()}.",
+            remedy="Purge it, then ingest again if the images may still be used.",
+        )
+    standings = standing(site, cohort, agreed.study, policy=agreed.policy, today=today)
+    consenting = cohort.only(standings.permitted)
+    patients = len(consenting.patients(Split.TRAIN))
     least = agreed.policy.minimum_patients
     if patients < least:
+        of = len(cohort.patients(Split.TRAIN))
         raise Refusal(
             Code.TOO_FEW_PATIENTS,
-            f"the cohort has fewer training patients than the policy's {least}.",
-            remedy="Add patients, or let the privacy officer lower minimum_patients.",
+            f"{patients} of {of} training patients may train this study under consent "
+            f"{agreed.policy.intake.consent!r} ({standings.register.sources} registers); the "
+            f"policy's minimum is {least}.",
+            remedy="Put the register into consent/, add patients, or let the privacy officer lower "
+            "minimum_patients.",
         )
+    return consenting, standings.register.digest
+
+
+def _intact(site: Site) -> Cohort:
+    if not (site.cohort_path / "cohort.json").is_file():
+        raise Refusal(
+            Code.NO_COHORT, "this site has no cohort.", remedy="Run `septum site ingest` first."
+        )
+    try:
+        cohort = Cohort.open(site.cohort_path)
+        # Every byte, every round: a file's time and size do not prove what is in it.
+        cohort.verify()
+    except DataError as error:
+        raise Refusal(Code.COHORT_ALTERED, error.message, remedy=error.remedy) from None
     return cohort
 
 

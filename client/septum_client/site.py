@@ -7,6 +7,11 @@
     policy.toml      the hospital's limits
     approved/        one study a file, named by digest
     cohort/          de-identified tensors
+    consent/         registers of consent, and who was withdrawn
+    inbox/           de-identified files that a PACS sent
+    review/          images that wait for a person's look, and the decisions
+    rounds/          which pseudonyms were in the cohort at which round
+    purged/          what was deleted, and when
     ledger.sqlite    what was spent
     outbox/          releases, kept so that a lost answer is repeated, not retrained
     private.log      why something was refused, in full

@@ -1,19 +1,28 @@
 import dataclasses
+import hashlib
+import os
 import sqlite3
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from septum.accounting import epsilon
-from septum.errors import BudgetExceeded, Code, GateRefusal, LedgerError, Refusal
+from septum.errors import BudgetExceeded, Code, DataError, GateRefusal, LedgerError, Refusal
 from septum.wire import encode_release, payload_digest
 from septum_bench.seeded import SeededSource
-from septum_client import gate
+from septum_client import consent, gate, lineage, storage
 from septum_client.budget import Ledger
+from septum_client.cohort import Cohort, Split
+from septum_client.pseudonyms import key_check
+from septum_client.rules import Intake
 from septum_client.train import Update
 from septum_client.train import train as real_train
 
 SOURCE = SeededSource(5)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+PATIENTS = tuple(f"{patient:032x}" for patient in range(12))
+"""Pseudonyms of the tiny cohort; the last two are held out."""
 
 
 class Training:
@@ -29,19 +38,25 @@ class Training:
         return Update(vector=vector, drawn=())
 
 
-def answer(site, instruction, train=real_train):
-    return gate.answer(site, instruction, source=SOURCE, train=train)
+def answer(site, instruction, train=real_train, now=NOW):
+    return gate.answer(site, instruction, source=SOURCE, train=train, clock=lambda: now)
+
+
+def trained(train):
+    """Return the pseudonyms of the patients that the last training could draw."""
+    cohort = train.calls[-1]["cohort"]
+    return {cohort.pseudonyms[patient] for patient in cohort.patients(Split.TRAIN)}
 
 
 def ledger(site):
     return Ledger(site.ledger_path)
 
 
-def refused_free(site, instruction, code):
+def refused_free(site, instruction, code, now=NOW):
     """Check that the instruction is refused with ``code``, untrained and uncharged."""
     train = Training()
     with pytest.raises(Refusal) as refused:
-        answer(site, instruction, train)
+        answer(site, instruction, train, now=now)
     assert refused.value.code is code
     assert train.calls == []
     assert ledger(site).charges() == []
@@ -302,3 +317,218 @@ def test_an_honest_round_passes_the_norm_bound_even_when_everybody_is_drawn(tiny
     )
     site = tiny.site(tmp_path / "s", study)
     assert np.isfinite(answer(site, tiny.instruction(study)).update).all()
+
+
+@pytest.fixture
+def as_listed(monkeypatch):
+    """Let a register name the tiny cohort's patients by the pseudonyms that they have there."""
+    monkeypatch.setattr("septum_client.pseudonyms.pseudonym", lambda key, patient: patient)
+    monkeypatch.setattr("septum_client.pseudonyms.is_own", lambda key, text: text in PATIENTS)
+
+
+def register(site, *rows, columns="patient_id,decision"):
+    folder = site.folder / consent.FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / "register.csv").write_text("\n".join([columns, *rows, ""]))
+
+
+def opt(tiny, basis, **changes):
+    return tiny.policy(intake=Intake(consent=basis, keep_days=36_500), **changes)
+
+
+def test_whoever_does_not_permit_the_study_is_absent_from_the_round(tiny, tmp_path, as_listed):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-in"))
+    register(site, *(f"{who},permit" for who in PATIENTS[:4]), f"{PATIENTS[5]},deny")
+    train = Training()
+    answer(site, tiny.instruction(study), train)
+    assert trained(train) == set(PATIENTS[:4])
+
+
+def test_the_register_is_read_anew_at_every_round(tiny, tmp_path, as_listed):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-out"))
+    train = Training()
+    for number, denied in ((1, ()), (2, PATIENTS[:1]), (3, PATIENTS[:2])):
+        register(site, *(f"{who},deny" for who in denied))
+        answer(site, tiny.instruction(study, round=number), train)
+        assert trained(train) == set(PATIENTS[:10]) - set(denied)
+
+
+def test_a_withdrawn_patient_is_absent_from_the_next_round_even_under_a_waiver(
+    tiny, tmp_path, as_listed
+):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study)
+    train = Training()
+    answer(site, tiny.instruction(study), train)
+    assert PATIENTS[3] in trained(train)
+    consent.withdraw(site.folder / consent.FOLDER, PATIENTS[3], on=NOW.date())
+    answer(site, tiny.instruction(study, round=2), train)
+    assert trained(train) == set(PATIENTS[:10]) - {PATIENTS[3]}
+
+
+def test_real_training_never_draws_whoever_does_not_permit(tiny, tmp_path, as_listed):
+    study = tiny.study(privacy={"sampling_rate": 1.0, "steps_per_round": 1})
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-out"))
+    register(site, *(f"{who},deny" for who in PATIENTS[:7]))
+    drawn = []
+
+    def train(study, **given):
+        drawn.extend(real_train(study, **given).drawn)
+        return Update(vector=np.zeros_like(given["model"]), drawn=())
+
+    answer(site, tiny.instruction(study), train)
+    assert drawn == [3]
+
+
+def test_consent_is_asked_for_the_purpose_of_the_study(tiny, tmp_path, as_listed):
+    policy = opt(tiny, "opt-in")
+    for code, commercial, some in (
+        ("CLINTRCH", False, PATIENTS[:2]),
+        ("HRESCH", False, PATIENTS[1:2]),
+        ("HRESCH", True, ()),
+    ):
+        study = tiny.study(purpose_of_use=code, commercial=commercial)
+        site = tiny.site(tmp_path / f"{code}{commercial}", study, policy=policy)
+        rows = (f"{PATIENTS[0]},permit,CLINTRCH", f"{PATIENTS[1]},permit,HRESCH")
+        register(site, *rows, columns="patient_id,decision,purposes")
+        train = Training()
+        if not some:
+            refused_free(site, tiny.instruction(study), Code.TOO_FEW_PATIENTS)
+            continue
+        answer(site, tiny.instruction(study), train)
+        assert trained(train) == set(some)
+
+
+def test_what_the_images_declare_counts(tiny, tmp_path):
+    study = tiny.study()
+    declared = [1, 2, *[0] * 10]
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-in"), declared=declared)
+    register(site)
+    train = Training()
+    answer(site, tiny.instruction(study), train)
+    assert trained(train) == {PATIENTS[0]}
+
+
+@pytest.mark.parametrize("basis", ["opt-in", "opt-out"])
+def test_without_a_register_nobody_is_permitted(tiny, tmp_path, basis):
+    site = tiny.site(tmp_path / "s", policy=opt(tiny, basis))
+    refused_free(site, tiny.instruction(tiny.study()), Code.TOO_FEW_PATIENTS)
+
+
+def test_the_minimum_counts_those_who_permit(tiny, tmp_path, as_listed):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-in", minimum_patients=4))
+    # The last two are held out and count for nothing.
+    register(site, *(f"{who},permit" for who in (*PATIENTS[:3], *PATIENTS[10:])))
+    refused_free(site, tiny.instruction(study), Code.TOO_FEW_PATIENTS)
+    register(site, *(f"{who},permit" for who in PATIENTS[:4]))
+    answer(site, tiny.instruction(study), Training())
+
+
+def test_a_register_that_cannot_be_read_costs_nothing_and_trains_nothing(tiny, tmp_path):
+    site = tiny.site(tmp_path / "s")
+    register(site, "MUELLER-1957,perhaps")
+    train = Training()
+    with pytest.raises(DataError, match="row 2") as refused:
+        answer(site, tiny.instruction(tiny.study()), train)
+    assert "MUELLER" not in str(refused.value)
+    assert train.calls == []
+    assert ledger(site).charges() == []
+
+
+def test_neither_consent_nor_its_refusal_moves_the_charge_or_the_divisor(tiny, tmp_path, as_listed):
+    study = tiny.study()
+    seen = []
+    for denied in (0, 1, 9):
+        site = tiny.site(tmp_path / str(denied), study, policy=opt(tiny, "opt-out"))
+        register(site, *(f"{who},deny" for who in PATIENTS[:denied]))
+        train = Training()
+        answer(site, tiny.instruction(study), train)
+        seen.append((train.calls[0]["mechanism"], tuple(ledger(site).charges())))
+    assert len(set(map(repr, seen))) == 1
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_byte_changed_after_the_ingest_is_found_before_the_next_round(tiny, tmp_path, place):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study)
+    answer(site, tiny.instruction(study), Training())
+    path = site.cohort_path / storage.IMAGES
+    content = bytearray(path.read_bytes())
+    pixels = 24 * 16 * 16 * 2
+    at = {"first": -pixels, "middle": -pixels // 2, "last": -1}[place]
+    content[at] ^= 1
+    stat = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    train = Training()
+    with pytest.raises(Refusal) as refused:
+        answer(site, tiny.instruction(study, round=2), train)
+    assert refused.value.code is Code.COHORT_ALTERED
+    assert train.calls == []
+    assert len(ledger(site).charges()) == 1
+
+
+@pytest.mark.parametrize("name", [storage.INDEX, storage.IMAGES, storage.MANIFEST])
+def test_a_cohort_that_was_cut_off_is_refused_free(tiny, tmp_path, name):
+    site = tiny.site(tmp_path / "s")
+    path = site.cohort_path / name
+    path.write_bytes(path.read_bytes()[:-100])
+    refused_free(site, tiny.instruction(tiny.study()), Code.COHORT_ALTERED)
+
+
+def test_a_cohort_trains_on_its_last_day_and_not_on_the_next(tiny, tmp_path):
+    study = tiny.study()
+    made = {"made": "2026-01-01", "expires": NOW.date().isoformat(), "key": key_check(b"k" * 32)}
+    site = tiny.site(tmp_path / "s", study, lineage=made)
+    tomorrow = NOW + timedelta(days=1)
+    refused_free(site, tiny.instruction(study), Code.COHORT_EXPIRED, now=tomorrow)
+    answer(site, tiny.instruction(study), Training())
+
+
+def test_a_shorter_retention_in_the_policy_counts_at_once(tiny, tmp_path):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study)
+    age = (NOW.date() - datetime(2026, 1, 1, tzinfo=UTC).date()).days
+    for days, code in ((age - 1, Code.COHORT_EXPIRED), (age, None)):
+        policy = tiny.policy(intake=Intake(consent="waived", keep_days=days))
+        (site.folder / "policy.toml").write_text(policy.to_toml())
+        if code:
+            refused_free(site, tiny.instruction(study), code)
+    answer(site, tiny.instruction(study), Training())
+
+
+def test_the_ledger_says_by_which_register_and_over_whom_a_round_was_charged(
+    tiny, tmp_path, as_listed
+):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study, policy=opt(tiny, "opt-in"))
+    register(site, *(f"{who},permit" for who in PATIENTS[:4]))
+    seen = []
+
+    def train(study, **given):
+        debit = ledger(site).entries()[-1].fields
+        seen.append((site.folder / lineage.FOLDER / debit[lineage.NOTE]).read_text())
+        return Training()(study, **given)
+
+    answer(site, tiny.instruction(study), train)
+    debit = ledger(site).entries()[1].fields
+    loaded = consent.Register.load(site.folder / consent.FOLDER, site.key)
+    assert debit["consent"] == loaded.digest
+    assert seen == ["".join(f"{who}\n" for who in PATIENTS[:4])]
+    assert debit[lineage.NOTE] == hashlib.sha256(seen[0].encode()).hexdigest()
+
+
+def test_an_unconsenting_view_copies_no_image(tiny, tmp_path):
+    site = tiny.site(tmp_path / "s")
+    cohort = Cohort.open(site.cohort_path)
+    assert cohort.only(np.zeros(12, dtype=bool)).images is cohort.images
+
+
+def test_a_cohort_made_under_another_key_trains_nothing(tiny, tmp_path):
+    study = tiny.study()
+    made = {"made": "2026-01-01", "expires": "2126-01-01", "key": key_check(b"j" * 32)}
+    site = tiny.site(tmp_path / "s", study, lineage=made)
+    refused_free(site, tiny.instruction(study), Code.COHORT_MISMATCH)
