@@ -15,6 +15,8 @@ from septum_client import storage
 from septum_client.cohort import Cohort, Split
 from septum_client.gate import cohort_spec
 from septum_client.policy import Policy
+from septum_client.pseudonyms import key_check
+from septum_client.rules import Intake
 from septum_client.site import Site
 
 # Workers share the machine's cores already; many threads on tiny networks only wait.
@@ -46,7 +48,28 @@ def make_study(**parts) -> Study:
     return Study.model_validate(fields)
 
 
-def make_cohort(folder: Path, study: Study, *, images=(2,) * 12, held_out=2, seed=0, pixels=None):
+KEY = b"k" * 32
+LINEAGE = {
+    "rules": "",
+    "key": key_check(KEY),
+    "version": "0",
+    "made": "2026-01-01",
+    "expires": "2126-01-01",
+}
+
+
+def make_cohort(
+    folder: Path,
+    study: Study,
+    *,
+    images=(2,) * 12,
+    held_out=2,
+    seed=0,
+    pixels=None,
+    names=None,
+    declared=None,
+    lineage=LINEAGE,
+):
     """Write a cohort whose patient ``p`` has ``images[p]`` images; the last are held out."""
     spec = cohort_spec(study)
     owner = np.repeat(np.arange(len(images), dtype=np.int32), images)
@@ -62,14 +85,20 @@ def make_cohort(folder: Path, study: Study, *, images=(2,) * 12, held_out=2, see
         "split": split,
         "sex": np.zeros(len(images), dtype=np.uint8),
         "age_band": np.zeros(len(images), dtype=np.uint8),
-        "pseudonyms": np.array([f"{seed:016x}{p:016x}" for p in range(len(images))], dtype="S32"),
+        "declared": np.array([0] * len(images) if declared is None else declared, dtype=np.uint8),
+        "pseudonyms": np.array(
+            names or [f"{seed:016x}{p:016x}" for p in range(len(images))], dtype="S32"
+        ),
+        "origin_source": np.array([f"{row:032x}" for row in range(total)], dtype="S32"),
+        "origin_instance": np.array([f"2.25.{row}" for row in range(total)], dtype="S44"),
+        "origin_frame": np.zeros(total, dtype="<i4"),
+        **{
+            f"origin_{name}": np.zeros(total, dtype=np.uint8)
+            for name in ("sex", "age_band", "declared")
+        },
     }
     with storage.replacing(folder) as work:
-        rows = work / "rows"
-        rows.write_bytes(np.asarray(pixels).astype("<f2").tobytes())
-        shape = (total, 1, side, side)
-        digest = storage.write_images(work, rows, np.arange(total), shape)
-        rows.unlink()
+        digest = storage.write_images(work, np.asarray(pixels, dtype="<f2"), np.arange(total))
         storage.write_index(
             work,
             manifest={
@@ -78,6 +107,7 @@ def make_cohort(folder: Path, study: Study, *, images=(2,) * 12, held_out=2, see
                 "images": total,
                 "patients": len(images),
                 "quarantined": {},
+                "lineage": lineage,
             },
             arrays=arrays,
             linkage=(),
@@ -88,14 +118,20 @@ def make_cohort(folder: Path, study: Study, *, images=(2,) * 12, held_out=2, see
 def make_policy(**changes) -> Policy:
     """Return a policy that lets the tiny study through with room to spare."""
     return Policy(
-        **({"epsilon_per_study": 50.0, "epsilon_total": 50.0, "minimum_patients": 1} | changes)
+        **{
+            "epsilon_per_study": 50.0,
+            "epsilon_total": 50.0,
+            "minimum_patients": 1,
+            "intake": Intake(consent="waived", keep_days=36_500),
+        }
+        | changes
     )
 
 
 def make_site(folder: Path, study: Study | None = None, *, name="north", policy=None, **cohort):
     """Make a site with a cohort that has approved ``study``."""
     study = study or make_study()
-    site = Site.create(folder, name=name, policy=policy or make_policy(), key=b"k" * 32)
+    site = Site.create(folder, name=name, policy=policy or make_policy(), key=KEY)
     make_cohort(site.cohort_path, study, **cohort)
     site.approve(study)
     return site

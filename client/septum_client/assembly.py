@@ -1,22 +1,24 @@
-"""Gather prepared images, check that they make a cohort, and put them in order."""
+"""Gather prepared images and count, by reason, what stays out."""
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import IO, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from septum.errors import DataError, Quarantine
-from septum_client import intake
-from septum_client.cohort import CohortSpec, Split
-from septum_client.demographics import agreed_sex, youngest_band
-from septum_client.dicom import Refused
-from septum_client.labels import LabelTable
-from septum_client.pseudonyms import image_pseudonym, is_held_out, pseudonym
-from septum_client.storage import META
+from septum.errors import DataError, EngineError, Quarantine
+from septum_client.cohort import CohortSpec
+from septum_client.consent.decisions import Declared
+from septum_client.consent.declared import of_patient
+from septum_client.label_table import LabelTable, rows_text
+from septum_client.owner import Owner
+from septum_client.previous import Previous
+from septum_client.rows import Row
+from septum_client.sandbox.pool import Answer
+from septum_client.screening.boxes import Box
 
 # A file refused for one of these may be the image of a label row nobody else matches.
 _HIDES_ITS_OWNER: Final = frozenset(
@@ -25,161 +27,243 @@ _HIDES_ITS_OWNER: Final = frozenset(
         Quarantine.CANNOT_DECODE,
         Quarantine.TOO_LARGE,
         Quarantine.UNREADABLE,
+        Quarantine.EXPANDS,
+        Quarantine.WORKER_STOPPED,
+        Quarantine.BAD_ARCHIVE,
     }
 )
 
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Row:
-    """One accepted image, by its place in the file of raw rows."""
-
-    patient_id: str = field(repr=False)
-    sop_instance_uid: str = field(repr=False)
-    sex: int
-    age_band: int
-    label_row: int
+Admits = Callable[[str, int], bool]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Draft:
-    """Every accepted image in the order of writing, and why the others are not among them."""
+class Queue(Protocol):
+    """Where refused images wait for a person."""
 
-    rows: list[Row]
-    quarantined: Counter[Quarantine]
+    def put(
+        self,
+        name: str,
+        image: NDArray[np.uint8],
+        code: Quarantine,
+        boxes: Sequence[Box],
+        *,
+        scale: int,
+    ) -> None:
+        """Keep one image; the same name again changes nothing."""
 
 
-def collect(
-    paths: Sequence[Path],
-    *,
-    spec: CohortSpec,
-    table: LabelTable,
-    out: IO[bytes],
-    progress: Callable[[int, int], None] | None,
-) -> Draft:
-    """Read all files and write each accepted image as one raw float16 row.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gathering:
+    """What one ingest needs on its way through the files.
 
     Args:
-      paths: Files, sorted; of one patient's images with one SOP Instance UID the
-        first is kept.
       spec: What the cohort is made to be.
-      table: The labels.
+      table: The labels, by pseudonym.
+      previous: What need not be read again.
+      admits: Told a pseudonym and a declared consent, says whether the patient may enter.
+      queue: Told of refused images that a person could let in.
       out: Receives little-endian float16, one image after the other.
+      total: Files in all, as far as known.
       progress: Called with files done and files in all after each file.
+    """
+
+    spec: CohortSpec
+    table: LabelTable
+    previous: Previous
+    admits: Admits = field(repr=False)
+    queue: Queue | None = field(repr=False)
+    out: IO[bytes] = field(repr=False)
+    total: int
+    progress: Callable[[int, int], None] | None = field(repr=False)
+
+
+@dataclass(kw_only=True, eq=False)
+class Draft:
+    """Every accepted image in the order of writing, and why the others are not among them.
+
+    ``declared`` is what each patient's files say of consent together, and
+    ``written`` how many images lie in the file, accepted or not.
+    """
+
+    rows: list[Row] = field(default_factory=list, repr=False)
+    declared: dict[str, int] = field(default_factory=dict, repr=False)
+    written: int = 0
+    quarantined: Counter[Quarantine] = field(default_factory=Counter)
+    files: int = 0
+    reused: int = 0
+
+
+def collect(answers: Iterable[tuple[str, Answer]], gathering: Gathering) -> Draft:
+    """Write each accepted image as one raw float16 row, and count the rest.
+
+    Args:
+      answers: What became of each file or series, by its key, in their order;
+        of one patient's images with one SOP Instance UID the first is kept.
+      gathering: What the way needs and fills.
 
     Raises:
       DataError: A label row names an unknown patient or image, or another
         patient than its image; or no file could be used.
     """
-    rows: list[Row] = []
-    quarantined: Counter[Quarantine] = Counter()
-    patients: set[str] = set()
-    instances: set[str] = set()
-    accepted: set[tuple[str, str]] = set()
-    unidentified = 0
-    for done, path in enumerate(paths, start=1):
-        item = intake.prepare(path, size=spec.image_size)
-        patients.add(item.patient_id)
-        instances.add(item.sop_instance_uid)
-        label_row = table.row_of(item.patient_id, item.sop_instance_uid)
-        if isinstance(item, Refused):
-            quarantined[item.code] += 1
-            unidentified += item.code in _HIDES_ITS_OWNER and not item.patient_id
-        elif label_row is None:
-            quarantined[Quarantine.NO_LABEL] += 1
-        elif (item.patient_id, item.sop_instance_uid) in accepted:
-            quarantined[Quarantine.DUPLICATE] += 1
+    table, draft = gathering.table, Draft()
+    seen = _Seen()
+    for key, answer in answers:
+        draft.files += len(answer.fields.get("instances", "1"))
+        if answer.fields.get("known"):
+            rows = gathering.previous.taken(answer.fields["source"])
+            draft.reused += 1
         else:
-            # Per patient: were it per image alone, what one patient keeps would depend on
-            # whether another, who has a copy, is there.
-            accepted.add((item.patient_id, item.sop_instance_uid))
-            out.write(item.values.astype("<f2").tobytes())
-            rows.append(
-                Row(
-                    patient_id=item.patient_id,
-                    sop_instance_uid=item.sop_instance_uid,
-                    sex=item.sex,
-                    age_band=item.age_band,
-                    label_row=label_row,
-                )
-            )
-        if progress is not None:
-            progress(done, len(paths))
-    if not rows:
-        counts = ", ".join(f"{n} {code.name} ({code})" for code, n in sorted(quarantined.items()))
+            rows = _rows(answer, gathering.spec)
+        owner = _owner(rows, answer)
+        instances = answer.fields.get("instances") or [owner.instance]
+        seen.note(key, owner, instances)
+        label_row = _label_row(table, owner.patient, instances, key)
+        code = _fault(answer, owner, label_row, seen=seen, admits=gathering.admits)
+        if code in {None, Quarantine.NO_CONSENT}:
+            seen.declared[owner.patient].append(owner.declared)
+        if code is not None:
+            draft.quarantined[code] += 1
+            seen.unidentified += code in _HIDES_ITS_OWNER and not owner.patient
+            enqueue(answer, code, gathering.queue)
+        elif label_row is not None:
+            seen.accepted.add((owner.patient, owner.instance))
+            draft.quarantined[Quarantine.BAD_VALUES] += answer.fields.get("spoilt", 0)
+            draft.quarantined[Quarantine.LOCALISER] += answer.fields.get("localisers", 0)
+            for row, content in rows:
+                gathering.out.write(content)
+                draft.rows.append(replace(row, label_row=label_row, place=draft.written))
+                draft.written += 1
+        if gathering.progress is not None:
+            gathering.progress(draft.files, max(draft.files, gathering.total))
+    _settle(draft, seen, gathering.admits)
+    draft.quarantined = +draft.quarantined
+    if not draft.rows:
+        counts = ", ".join(
+            f"{n} {code.name} ({code})" for code, n in sorted(draft.quarantined.items())
+        )
         raise DataError(
-            f"None of the {len(paths)} files of the source can be used"
+            f"None of the {draft.files} files of the source can be used"
             + (f": {counts}." if counts else "."),
             remedy="Name the folder of the DICOM export; docs/codes.md explains each code.",
         )
-    table.require_known(patients, instances, unidentified=unidentified)
-    return Draft(rows=rows, quarantined=quarantined)
+    table.require_known(
+        seen.patients, seen.instances, unidentified=seen.unidentified, files=seen.files
+    )
+    return draft
 
 
-def arrange(
-    rows: Sequence[Row], *, spec: CohortSpec, table: LabelTable, key: bytes
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]], list[str]]:
-    """Order the images by patient and build every array of the index.
+@dataclass(kw_only=True, eq=False)
+class _Seen:
+    """Everything that went by, refused files included."""
 
-    Returns:
-      The raw row of each image, the arrays by name, and each patient's
-      Patient ID (for :func:`septum_client.pseudonyms.linkage` only). Patients
-      are ordered by pseudonym and images by keyed hash, so that the order
-      tells nothing and never depends on file names.
+    patients: set[str] = field(default_factory=set)
+    instances: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    accepted: set[tuple[str, str]] = field(default_factory=set)
+    # Of images that nothing else keeps out; and who denies in any file at all.
+    declared: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    denied: set[str] = field(default_factory=set)
+    unidentified: int = 0
+
+    def note(self, key: str, owner: Owner, instances: Iterable[str]) -> None:
+        self.files.add(key)
+        self.patients.add(owner.patient)
+        self.instances.update(instances)
+        if of_patient([owner.declared]) == Declared.DENIED:
+            self.denied.add(owner.patient)
+
+
+def _settle(draft: Draft, seen: "_Seen", admits: Admits) -> None:
+    """Leave out every patient whose files together do not declare enough.
+
+    One file that denies, though it be refused itself, speaks for all of them.
+    """
+    for patient in {row.patient for row in draft.rows}:
+        said = of_patient(seen.declared[patient])
+        draft.declared[patient] = Declared.DENIED if patient in seen.denied else said
+    stays = {patient for patient, whole in draft.declared.items() if admits(patient, whole)}
+    left = {(row.patient, row.instance) for row in draft.rows if row.patient not in stays}
+    draft.quarantined[Quarantine.NO_CONSENT] += len(left)
+    draft.rows = [row for row in draft.rows if row.patient in stays]
+
+
+def _label_row(table: LabelTable, patient: str, instances: Iterable[str], key: str) -> int | None:
+    """Return the row of an instance that has one, else the file's or the patient's.
 
     Raises:
-      DataError: Fewer than two patients, a split without any, or a label with
-        one class only among the train patients.
+      DataError: Two slices of one volume are labelled otherwise.
     """
-    images_of: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        images_of[row.patient_id].append(place)
-    if len(images_of) < 2:
+    named = sorted(set(instances) & table.by_instance.keys()) or [""]
+    rows = [table.row_of(patient, one, file=key) for one in named]
+    said = {tuple(table.values[row]) for row in rows if row is not None}
+    if len(said) > 1:
         raise DataError(
-            f"The source has {len(images_of)} patient with a usable, labelled image; "
-            "at least 2 are needed.",
-            remedy="Add patients; quarantine counts say what stayed out.",
+            "Two slices of one volume have different labels: "
+            f"{rows_text(sorted(int(table.numbers[row]) for row in rows if row is not None))} "
+            "of the labels CSV.",
+            remedy="Label a volume by its patient, or by one of its slices.",
         )
-    patients = sorted(images_of, key=lambda patient: pseudonym(key, patient))
-    order: list[int] = []
-    for patient in patients:
-        places = images_of[patient]
-        order += sorted(places, key=lambda at: image_pseudonym(key, rows[at].sop_instance_uid))
-    held_out = [is_held_out(key, patient, spec.test_fraction) for patient in patients]
-    label_rows = np.array([rows[place].label_row for place in order])
-    arrays: dict[str, NDArray[Any]] = {
-        "labels": table.values[label_rows],
-        "patient_of_image": np.repeat(
-            np.arange(len(patients), dtype=np.int32), [len(images_of[p]) for p in patients]
-        ),
-        "split": np.where(held_out, Split.TEST, Split.TRAIN).astype(np.uint8),
-        "sex": np.array(
-            [agreed_sex(rows[at].sex for at in images_of[p]) for p in patients], dtype=np.uint8
-        ),
-        "age_band": np.array(
-            [youngest_band(rows[at].age_band for at in images_of[p]) for p in patients],
-            dtype=np.uint8,
-        ),
-        "pseudonyms": np.array([pseudonym(key, patient) for patient in patients], dtype="S32"),
-        **{META + name: values[label_rows] for name, values in table.meta.items()},
-    }
-    _require_learnable(arrays, spec)
-    return np.array(order, dtype=np.int64), arrays, patients
+    return rows[0]
 
 
-def _require_learnable(arrays: dict[str, NDArray[Any]], spec: CohortSpec) -> None:
-    split = arrays["split"]
-    for side in Split:
-        if not (split == side).any():
-            raise DataError(
-                f"None of the {len(split)} patients is in the {side.name.lower()} split "
-                f"(test_fraction {spec.test_fraction}).",
-                remedy="Add patients, or move test_fraction towards 0.5.",
-            )
-    train = arrays["labels"][split[arrays["patient_of_image"]] == Split.TRAIN]
-    for column, name in enumerate(spec.labels):
-        classes = np.unique(train[:, column])
-        if len(classes) < 2:
-            raise DataError(
-                f"Label {name} is {classes[0]:.0f} for all {len(train)} train images.",
-                remedy="Add patients of the other class, or leave this label out.",
-            )
+def _owner(rows: list[tuple[Row, bytes]], answer: Answer) -> Owner:
+    if rows:
+        row, _ = rows[0]
+        return Owner(patient=row.patient, instance=row.instance, declared=row.declared)
+    return Owner(**answer.fields.get("owner") or {})
+
+
+def _fault(
+    answer: Answer, owner: Owner, label_row: int | None, *, seen: _Seen, admits: Admits
+) -> Quarantine | None:
+    """Return why a file stays out, if it does."""
+    if "code" in answer.fields:
+        return Quarantine(answer.fields["code"])
+    if label_row is None:
+        return Quarantine.NO_LABEL
+    if not admits(owner.patient, owner.declared):
+        return Quarantine.NO_CONSENT
+    # Per patient: were it per image alone, what one patient keeps would depend on
+    # whether another, who has a copy, is there.
+    if (owner.patient, owner.instance) in seen.accepted:
+        return Quarantine.DUPLICATE
+    return None
+
+
+def _rows(answer: Answer, spec: CohortSpec) -> list[tuple[Row, bytes]]:
+    """Return each image of an answer with its pixels; none where the file was refused."""
+    found = answer.fields
+    if "code" in found:
+        return []
+    size = 2 * math.prod(spec.shape)
+    if len(answer.body) != size * len(found["frames"]) or not found["frames"]:
+        raise EngineError(
+            "the process that reads images gave an answer of another size.",
+            remedy="Ingest again; if it happens twice, report it.",
+        )
+    owner = Owner(**found["owner"])
+    return [
+        (
+            Row(
+                source=found["source"],
+                patient=owner.patient,
+                instance=owner.instance,
+                frame=frame,
+                sex=owner.sex,
+                age_band=owner.age_band,
+                declared=owner.declared,
+                linkage=owner.linkage,
+            ),
+            answer.body[place * size : (place + 1) * size],
+        )
+        for place, frame in enumerate(found["frames"])
+    ]
+
+
+def enqueue(answer: Answer, code: Quarantine, queue: Queue | None) -> None:
+    """Hand the preview of a refused image, if there is one, to the review queue."""
+    preview = answer.fields.get("preview")
+    if preview is None or queue is None:
+        return
+    image = np.frombuffer(answer.body, dtype=np.uint8).reshape(preview["shape"])
+    boxes = [Box(*box) for box in preview["boxes"]]
+    queue.put(preview["name"], image, code, boxes, scale=preview["scale"])

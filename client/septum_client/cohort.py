@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from septum.errors import ConfigError, DataError, Quarantine
-from septum_client import pseudonyms, storage
+from septum_client import storage
 from septum_client.demographics import AGE_BANDS, SEXES
 
-__all__ = ["AGE_BANDS", "SEXES", "Cohort", "CohortSpec", "Split", "ingest", "shared_patients"]
+__all__ = ["AGE_BANDS", "SEXES", "Cohort", "CohortSpec", "Split", "shared_patients", "without"]
 
 _LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _SIDES: Final = (16, 1024)
-_ROWS: Final = "rows.partial"
+_DEPTHS: Final = (1, 256)
+_WITHHELD: Final = 255
+_REMEDY: Final = "Ingest again from the DICOM source."
 
 
 class Split(IntEnum):
@@ -38,6 +41,7 @@ class CohortSpec:
       image_size: Side of the square images, 16 to 1024 pixels.
       labels: Label columns, in the order of the model's outputs.
       test_fraction: Expected share of patients held out, above 0 and below 1.
+      depth: Slices of a volume, 2 to 256; 1 makes every frame an image of its own.
 
     Raises:
       ConfigError: Names the key, its value and the limit.
@@ -46,11 +50,13 @@ class CohortSpec:
     image_size: int
     labels: tuple[str, ...]
     test_fraction: float = 0.25
+    depth: int = 1
 
     def __post_init__(self) -> None:
-        size, low, high = self.image_size, *_SIDES
-        if type(size) is not int or not low <= size <= high:
-            raise ConfigError(f"image_size is {size!r} and must be {low} to {high} pixels.")
+        for key, (low, high) in (("image_size", _SIDES), ("depth", _DEPTHS)):
+            value = getattr(self, key)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f"{key} is {value!r} and must be {low} to {high}.")
         if not isinstance(self.labels, tuple) or not self.labels:
             raise ConfigError("labels is empty and must name at least one column.")
         for name in self.labels:
@@ -66,6 +72,12 @@ class CohortSpec:
                 f"test_fraction is {self.test_fraction!r} and must be above 0 and below 1."
             )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image: ``(1, size, size)``, or ``(1, depth, size, size)`` of a volume."""
+        depth = () if self.depth == 1 else (self.depth,)
+        return (1, *depth, self.image_size, self.image_size)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
@@ -73,19 +85,24 @@ class Cohort:
 
     Args:
       spec: What it was made to be.
-      images: float16 memory map, ``(images, 1, size, size)``, in [0, 1]; a
+      images: float16 memory map, ``(images, *spec.shape)``, in [0, 1]; a
         patient's images are contiguous.
       labels: float32 ``(images, labels)``, 0 or 1.
       patient_of_image: int32 ``(images,)``, from 0, never decreasing.
       split: uint8 ``(patients,)``, a :class:`Split`.
       sex: uint8 ``(patients,)``, index into :data:`SEXES`.
       age_band: uint8 ``(patients,)``, index into :data:`AGE_BANDS`.
+      declared: uint8 ``(patients,)``: what the patient's files say of consent
+        (:mod:`septum_client.consent.declared`).
       meta: Evaluation-only strata from ``meta_*`` columns, each float32
         ``(images,)``, NaN where absent. Never an input of a model.
-      pseudonyms: One per patient: 32 hex characters of HMAC-SHA256 under the
-        site's key. Without that key they cannot be traced by trying all IDs.
+      pseudonyms: One per patient: 32 hex characters keyed by the site's key.
+        Without that key they cannot be traced by trying all IDs.
       quarantined: Files that stayed out, by reason.
-      digest: SHA-256 over the spec and all arrays except ``linkage``.
+      lineage: Where it came from: digest of the rules, version of the code,
+        counts of files, day made, day it expires.
+      digest: SHA-256 over the spec, the day it expires and all arrays except ``linkage``.
+      images_digest: SHA-256 over the images alone.
       linkage: One keyed hash per patient under a key that several simulated
         hospitals share, so that a bench can refuse a patient who is in two of
         them (:func:`shared_patients`). Empty in production.
@@ -98,11 +115,19 @@ class Cohort:
     split: NDArray[np.uint8] = field(repr=False)
     sex: NDArray[np.uint8] = field(repr=False)
     age_band: NDArray[np.uint8] = field(repr=False)
+    declared: NDArray[np.uint8] = field(repr=False)
     meta: Mapping[str, NDArray[np.float32]] = field(repr=False)
     pseudonyms: tuple[str, ...] = field(repr=False)
     quarantined: Mapping[Quarantine, int]
+    lineage: Mapping[str, Any]
     digest: str
+    images_digest: str
     linkage: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def expires(self) -> date:
+        """The last day on which it may train."""
+        return date.fromisoformat(self.lineage["expires"])
 
     def patients(self, split: Split) -> NDArray[np.int32]:
         """Return the indices of a split's patients, ascending."""
@@ -115,9 +140,19 @@ class Cohort:
         first, last = np.searchsorted(self.patient_of_image, [patient, patient + 1])
         return slice(int(first), int(last))
 
+    def only(self, patients: NDArray[np.bool_]) -> "Cohort":
+        """Return this cohort with every other patient in neither split; nothing is copied.
+
+        Args:
+          patients: bool ``(patients,)``.
+        """
+        split = np.where(patients, self.split, _WITHHELD).astype(np.uint8)
+        split.setflags(write=False)
+        return replace(self, split=split)
+
     @staticmethod
     def open(folder: Path) -> "Cohort":
-        """Open a cohort that :func:`ingest` made.
+        """Open a cohort that an ingest made.
 
         Everything but the pixels is checked against the digest; :meth:`verify`
         checks those.
@@ -131,104 +166,57 @@ class Cohort:
         except (KeyError, TypeError, ValueError, ConfigError, AttributeError):
             cohort = None
         if cohort is None:
-            raise DataError(
-                "The cohort on disk does not fit together.",
-                remedy="Ingest again from the DICOM source.",
-            )
+            raise DataError("The cohort on disk does not fit together.", remedy=_REMEDY)
         return cohort
 
     def verify(self) -> None:
-        """Pass when every pixel and number is the one that the digest was made of.
+        """Pass when every pixel is the one that the digest was made of.
+
+        The arrays beside them were checked by :meth:`open` and are in memory since.
 
         Raises:
           DataError: Something was altered since the ingest.
         """
-        manifest = {
-            "spec": asdict(self.spec),
-            "images_digest": storage.images_digest(self.images),
-        }
-        names = ("labels", "patient_of_image", "split", "sex", "age_band")
-        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
-        arrays["pseudonyms"] = np.array(self.pseudonyms, dtype="S32")
-        arrays |= {storage.META + name: values for name, values in self.meta.items()}
-        if storage.digest(manifest, arrays) != self.digest:
+        if storage.images_digest(self.images) != self.images_digest:
             raise DataError(
-                "The images of the cohort were altered since the ingest.",
-                remedy="Ingest again from the DICOM source.",
+                "The images of the cohort were altered since the ingest.", remedy=_REMEDY
             )
 
 
-def ingest(
-    source: Path,
-    folder: Path,
-    *,
-    spec: CohortSpec,
-    key: bytes,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    linkage_key: bytes | None = None,
-) -> Cohort:
-    """Make a cohort from a DICOM export and its labels.
-
-    Args:
-      source: Folder with DICOM files anywhere below it and, at its top, one
-        labels CSV (:mod:`septum_client.labels`).
-      folder: The cohort; replaced on success if it is one already.
-      spec: What to make.
-      key: The site's key, at least 16 bytes: pseudonyms, split and order.
-      workers: At least 1; every value reads in this process. Pools of newly
-        started interpreters were never faster where we measured them (two
-        busy cores, 3,000 small and 240 large files), and forking is unsafe
-        beside torch's threads.
-      progress: Called with files done and files in all.
-      linkage_key: Simulations only; see :attr:`Cohort.linkage`.
+def without(folder: Path, pseudonyms: Collection[str]) -> Cohort | None:
+    """Rewrite the cohort at ``folder`` without these patients, and return what is left.
 
     Guarantees:
-      - The same files, key and spec give the same bytes, whatever the order
-        in which folders list their files.
-      - From the header, only a sex, an age band and a keyed hash of the
-        Patient ID reach the disk; file names and other fields reach neither
-        disk nor message.
-      - At most one decoded image, or 64 prepared ones, are in memory.
-      - On any error or interrupt, ``folder`` is what it was.
+      - The old files are gone when this returns, or the cohort is what it was.
+
+    Returns:
+      The new cohort; ``None``, and no files, where no patient is left.
 
     Raises:
-      ConfigError: ``key`` or ``workers`` cannot be used.
-      DataError: The source, its labels, or the disk cannot be used.
+      DataError: There is no intact cohort, or the disk refuses.
     """
-    # Here because pydicom takes 0.4 s to import and training never needs it.
-    from septum_client import assembly, intake, labels  # noqa: PLC0415 - see above
-
-    pseudonyms.require_key(key)
-    if linkage_key is not None:
-        pseudonyms.require_key(linkage_key)
-    if workers < 1:
-        raise ConfigError(f"workers is {workers} and must be at least 1.")
-    storage.require_apart(source, folder)
-    paths = intake.files_below(source)
-    table_path = labels.find(source)
-    table = labels.read(table_path, spec.labels)
-    paths.remove(table_path)
+    stored = storage.load(folder)
+    old = Cohort.open(folder)
+    stays = np.array([name not in pseudonyms for name in old.pseudonyms], dtype=bool)
+    rows = np.flatnonzero(stays[old.patient_of_image])
+    if not len(rows):
+        storage.purge(folder)
+        return None
+    per_patient = {"split", "sex", "age_band", "declared", "pseudonyms"}
+    arrays = {
+        name: values[stays if name in per_patient else rows]
+        for name, values in stored.arrays.items()
+    }
+    renumbered = np.cumsum(stays) - 1
+    arrays["patient_of_image"] = renumbered[old.patient_of_image[rows]].astype(np.int32)
     with storage.replacing(folder) as work:
-        with storage.private(work / _ROWS) as out:
-            draft = assembly.collect(paths, spec=spec, table=table, out=out, progress=progress)
-        order, arrays, patients = assembly.arrange(draft.rows, spec=spec, table=table, key=key)
-        shape = (len(order), 1, spec.image_size, spec.image_size)
-        images_digest = storage.write_images(work, work / _ROWS, order, shape)
-        (work / _ROWS).unlink()
+        digest = storage.write_images(work, old.images, rows)
         storage.write_index(
             work,
-            manifest={
-                "spec": asdict(spec),
-                "images_digest": images_digest,
-                "images": len(order),
-                "patients": len(patients),
-                "quarantined": {code.value: n for code, n in sorted(draft.quarantined.items())},
-            },
+            manifest=dict(stored.manifest)
+            | {"images_digest": digest, "images": len(rows), "patients": int(stays.sum())},
             arrays=arrays,
-            linkage=()
-            if linkage_key is None
-            else tuple(pseudonyms.linkage(linkage_key, patient) for patient in patients),
+            linkage=tuple(np.array(old.linkage)[stays].tolist()) if old.linkage else (),
         )
     return Cohort.open(folder)
 
@@ -256,23 +244,15 @@ def _from_stored(stored: storage.Stored) -> Cohort:
     said, arrays = stored.manifest, stored.arrays
     spec = CohortSpec(**{**said["spec"], "labels": tuple(said["spec"]["labels"])})
     images, patients = said["images"], said["patients"]
-    promised: dict[str, tuple[str, tuple[int, ...]]] = {
-        "labels": ("<f4", (images, len(spec.labels))),
-        "patient_of_image": ("<i4", (images,)),
-        "split": ("|u1", (patients,)),
-        "sex": ("|u1", (patients,)),
-        "age_band": ("|u1", (patients,)),
-        "pseudonyms": ("|S32", (patients,)),
-    }
-    strata = sorted(set(arrays) - set(promised))
+    promised = dict(storage.promised(images, patients, labels=len(spec.labels)))
+    strata = sorted(name for name in arrays if name.startswith(storage.META))
     promised |= dict.fromkeys(strata, ("<f4", (images,)))
-    side = spec.image_size
     owner = arrays["patient_of_image"]
     fits = (
         stored.images.dtype.str == "<f2"
-        and stored.images.shape == (images, 1, side, side)
+        and stored.images.shape == (images, *spec.shape)
+        and set(arrays) == set(promised)
         and all((arrays[n].dtype.str, arrays[n].shape) == want for n, want in promised.items())
-        and all(name.startswith(storage.META) for name in strata)
         # Contiguous, and no patient without an image.
         and np.array_equal(np.unique(owner), np.arange(patients))
         and bool((np.diff(owner) >= 0).all())
@@ -284,13 +264,21 @@ def _from_stored(stored: storage.Stored) -> Cohort:
     )
     if not fits:
         raise ValueError("the arrays do not fit the manifest")
+    of_patients = ("split", "sex", "age_band", "declared")
     return Cohort(
         spec=spec,
         images=stored.images,
         meta=MappingProxyType({n.removeprefix(storage.META): arrays[n] for n in strata}),
         pseudonyms=tuple(value.decode("ascii") for value in arrays["pseudonyms"].tolist()),
         quarantined=MappingProxyType({Quarantine(c): n for c, n in said["quarantined"].items()}),
+        lineage=MappingProxyType(
+            {
+                **said["lineage"],
+                "expires": date.fromisoformat(said["lineage"]["expires"]).isoformat(),
+            }
+        ),
         digest=said["digest"],
+        images_digest=said["images_digest"],
         linkage=stored.linkage,
-        **{n: arrays[n] for n in ("labels", "patient_of_image", "split", "sex", "age_band")},
+        **{n: arrays[n] for n in ("labels", "patient_of_image", *of_patients)},
     )

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from septum.errors import DataError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 IMAGES, INDEX, MANIFEST, LINKAGE = "images.npy", "index.npz", "cohort.json", "linkage.npy"
 META: Final = "meta_"
+LINEAGE: Final = ("rules", "key", "version", "made", "expires")
+"""What of a lineage decides; its counts differ between a first and a second ingest."""
 _UNFINISHED: Final = ".partial"
 _BLOCK: Final = 64
 
@@ -58,8 +60,8 @@ def require_apart(source: Path, folder: Path) -> None:
     ours, theirs = folder.resolve(), source.resolve()
     if ours == theirs or theirs in ours.parents or ours in theirs.parents:
         raise DataError(
-            "The cohort folder and the source folder lie inside one another.",
-            remedy="Keep the cohort outside the DICOM export.",
+            "The source and the folder to write lie inside one another.",
+            remedy="Keep what Septum writes outside the DICOM export.",
         )
 
 
@@ -111,23 +113,21 @@ def private(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(descriptor)
 
 
-def write_images(folder: Path, rows: Path, order: NDArray[np.int64], shape: tuple[int, ...]) -> str:
-    """Write ``images.npy`` from rows of raw float16 in another order; return its SHA-256.
+def write_images(folder: Path, source: NDArray[np.float16], order: NDArray[np.int64]) -> str:
+    """Write ``images.npy`` from the rows of ``source`` in another order; return its SHA-256.
 
     Args:
       folder: Where; must not hold the file yet.
-      rows: Raw little-endian float16 of ``shape``.
+      source: float16, ``(rows, *shape of one image)``; may be a memory map.
       order: Row of the source for each row of the result.
-      shape: Images, 1, size, size.
     """
     digest = hashlib.sha256()
-    source = np.memmap(rows, dtype="<f2", mode="r", shape=shape)
     # Plain writes, not a memory map: on a full disk a map kills the process.
     with private(folder / IMAGES) as out:
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(order), *source.shape[1:])}
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, len(order), _BLOCK):
-            block = source[order[start : start + _BLOCK]].tobytes()
+            block = source[order[start : start + _BLOCK]].astype("<f2", copy=False).tobytes()
             digest.update(block)
             out.write(block)
     return digest.hexdigest()
@@ -140,8 +140,8 @@ def write_index(
 
     Args:
       folder: The folder that :func:`replacing` yields.
-      manifest: ``spec``, ``images_digest`` and whatever else the cohort says
-        of itself; ``format`` and ``digest`` are added.
+      manifest: ``spec``, ``images_digest``, ``lineage`` and whatever else the
+        cohort says of itself; ``format`` and ``digest`` are added.
       arrays: Plain arrays, none of objects.
       linkage: One keyed hash per patient, or nothing.
     """
@@ -156,9 +156,10 @@ def write_index(
 
 
 def digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
-    """Return the SHA-256 over the spec, the digest of the images and every array."""
-    total = hashlib.sha256(json.dumps(manifest["spec"], sort_keys=True).encode())
-    total.update(str(manifest["images_digest"]).encode())
+    """Return the SHA-256 over spec, origin, the digest of the images and every array."""
+    lineage = {name: manifest["lineage"].get(name) for name in LINEAGE}
+    said = [manifest["spec"], lineage, manifest["images_digest"]]
+    total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
@@ -174,6 +175,58 @@ def images_digest(images: NDArray[np.float16]) -> str:
     return total.hexdigest()
 
 
+def promised(
+    images: int, patients: int, *, labels: int
+) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """Return the arrays of an index, strata apart: dtype and shape of each.
+
+    Those called ``origin_*`` say which file an image came from, by keyed hash,
+    so that a second ingest need not read it again.
+    """
+    of_patient, of_image = (patients,), (images,)
+    return {
+        "labels": ("<f4", (images, labels)),
+        "patient_of_image": ("<i4", of_image),
+        "split": ("|u1", of_patient),
+        "sex": ("|u1", of_patient),
+        "age_band": ("|u1", of_patient),
+        "declared": ("|u1", of_patient),
+        "pseudonyms": ("|S32", of_patient),
+        "origin_source": ("|S32", of_image),
+        "origin_instance": ("|S44", of_image),
+        "origin_frame": ("<i4", of_image),
+        "origin_sex": ("|u1", of_image),
+        "origin_age_band": ("|u1", of_image),
+        "origin_declared": ("|u1", of_image),
+    }
+
+
+def purge(folder: Path) -> None:
+    """Delete a cohort and everything half-written beside it, and see that it is gone.
+
+    Raises:
+      DataError: Something is still there, or it is not a cohort.
+    """
+    _require_replaceable(folder)
+    for path in folder.parent.glob(f".{folder.name}-*"):
+        _remove(path)
+    if folder.exists():
+        # Out of the way first: after a crash in between, no half of a cohort looks like one.
+        with suppress(OSError):
+            _remove(folder.rename(folder.with_name(f".{folder.name}-purged{_UNFINISHED}")))
+        _remove(folder)
+        _sync_folder(folder.parent)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise DataError(
+            "Files of an old cohort could not be deleted.",
+            remedy="Give this account write permission for the site directory, then run again.",
+        )
+
+
 def load(folder: Path) -> Stored:
     """Read a cohort's files; the images stay on disk, mapped read-only.
 
@@ -186,8 +239,7 @@ def load(folder: Path) -> Stored:
     remedy = "Ingest again from the DICOM source."
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        found = manifest["format"]
-        if found != FORMAT:
+        if (found := manifest["format"]) != FORMAT:
             raise DataError(
                 f"The cohort is of format {found!r}; this Septum reads {FORMAT}.", remedy=remedy
             )
@@ -225,8 +277,7 @@ def _require_replaceable(folder: Path) -> None:
 
 def _swap(work: Path, folder: Path) -> None:
     old = work.with_suffix(".old")
-    replaced = folder.exists()
-    if replaced:
+    if replaced := folder.exists():
         folder.rename(old)
     try:
         work.rename(folder)
@@ -236,7 +287,7 @@ def _swap(work: Path, folder: Path) -> None:
         raise
     _sync_folder(folder.parent)
     if replaced:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def _sync_folder(folder: Path) -> None:

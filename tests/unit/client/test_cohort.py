@@ -3,17 +3,26 @@ import json
 import os
 import stat
 import traceback
+from datetime import date
 
 import numpy as np
 import pytest
 
 from septum.errors import ConfigError, DataError, Quarantine
+from septum_client import ingest as ingesting
 from septum_client import storage
-from septum_client.cohort import Cohort, CohortSpec, Split, ingest, shared_patients
+from septum_client.cohort import Cohort, CohortSpec, Split, shared_patients
+from septum_client.ingest import Terms
 from septum_client.pseudonyms import is_held_out, pseudonym
+from septum_client.rules import Intake
 
 KEY = bytes(range(32))
 SPEC = CohortSpec(image_size=16, labels=("sick",), test_fraction=0.4)
+TERMS = Terms(rules=Intake(burned_in_text="header"), today=date(2026, 1, 1))
+
+
+def ingest(source, folder, *, terms=TERMS, **kwargs):
+    return ingesting.ingest(source, folder, terms=terms, **kwargs)
 
 
 def files_of(folder):
@@ -119,7 +128,7 @@ def test_a_patient_who_joins_moves_nobody():
 
 
 def test_refused_files_are_counted_by_reason_and_the_rest_is_used(source, target, dcm):
-    ds = dcm.header(pixels=dcm.image().astype(np.uint8), SamplesPerPixel=3)
+    ds = dcm.header(instance="9.9", PhotometricInterpretation="HSV")
     dcm.write(source / "colour", ds)
     dcm.write(source / "none", patient="", instance="9.1")
     dcm.write(source / "unlabelled", patient="Unknown", instance="9.2")
@@ -194,7 +203,7 @@ def test_sex_and_age_of_a_patient_are_settled_over_the_images(tmp_path, target, 
 
 
 def test_a_missing_source_is_one_sentence(tmp_path, target):
-    assert "does not exist" in refused(tmp_path / "Meier^Anna", target)
+    assert "neither a folder" in refused(tmp_path / "Meier^Anna", target)
 
 
 def test_a_folder_that_cannot_be_listed_is_one_sentence(source, target, monkeypatch):
@@ -405,6 +414,17 @@ def test_an_altered_manifest_is_not_opened(source, target, change):
     ingest(source, target, spec=SPEC, key=KEY)
     path = target / "cohort.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError):
+        Cohort.open(target)
+
+
+@pytest.mark.parametrize("name", ["rules", "key", "version", "made", "expires"])
+def test_an_altered_origin_is_not_opened(source, target, name):
+    ingest(source, target, spec=SPEC, key=KEY)
+    path = target / "cohort.json"
+    said = json.loads(path.read_text())
+    said["lineage"][name] = "2999-01-01"
+    path.write_text(json.dumps(said))
     with pytest.raises(DataError):
         Cohort.open(target)
 

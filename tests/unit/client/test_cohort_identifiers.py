@@ -10,11 +10,19 @@ import pytest
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 
 from septum.errors import DataError
-from septum_client.cohort import CohortSpec, ingest
+from septum_client import ingest as ingesting
+from septum_client.cohort import CohortSpec
+from septum_client.ingest import Terms
+from septum_client.rules import Intake
 
 TEXT = {"LO", "SH", "ST", "LT", "UT", "PN", "UC", "AE", "CS"}
-OURS = {"PatientSex", "PhotometricInterpretation", "SpecificCharacterSet"}
+# A file that says in one of these that it is no picture of a patient is refused before all else.
+OURS = {
+    *("PatientSex", "PhotometricInterpretation", "SpecificCharacterSet"),
+    *("BurnedInAnnotation", "ConversionType", "ImageType", "Modality", "SyntheticData"),
+}
 SPEC = CohortSpec(image_size=16, labels=("sick",), test_fraction=0.4)
+TERMS = Terms(rules=Intake(burned_in_text="header"))
 KEY = b"\x07" * 32
 
 
@@ -61,7 +69,7 @@ def test_no_identifier_reaches_disk_log_or_screen(tmp_path, dcm, tokens, caplog,
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cohort = ingest(source, tmp_path / "cohort", spec=SPEC, key=KEY)
+        cohort = ingesting.ingest(source, tmp_path / "cohort", spec=SPEC, terms=TERMS, key=KEY)
     assert len(cohort.images) == 8
     assert sum(cohort.quarantined.values()) == 1
     planted = b"".join(p.read_bytes() for p in source.glob("*/*"))
@@ -97,7 +105,7 @@ def test_no_identifier_is_in_any_error(tmp_path, dcm, tokens):
     for body, columns in faults:
         dcm.table(source, body, columns, name=name)
         with pytest.raises(DataError) as caught:
-            ingest(source, tmp_path / "cohort", spec=SPEC, key=KEY)
+            ingesting.ingest(source, tmp_path / "cohort", spec=SPEC, terms=TERMS, key=KEY)
         error = caught.value
         while error is not None:
             told = f"{error} {error.args} {vars(error)}"
@@ -107,8 +115,8 @@ def test_no_identifier_is_in_any_error(tmp_path, dcm, tokens):
 
 def test_pixels_of_two_sites_differ_in_nothing_but_order(tmp_path, dcm, tokens):
     source = hospital(tmp_path / "export", dcm, tokens)
-    a = ingest(source, tmp_path / "a", spec=SPEC, key=KEY)
-    b = ingest(source, tmp_path / "b", spec=SPEC, key=KEY[:-1] + b"\x08")
+    a = ingesting.ingest(source, tmp_path / "a", spec=SPEC, terms=TERMS, key=KEY)
+    b = ingesting.ingest(source, tmp_path / "b", spec=SPEC, terms=TERMS, key=KEY[:-1] + b"\x08")
     assert set(a.pseudonyms).isdisjoint(b.pseudonyms)
     assert np.array_equal(
         np.sort(a.images.sum(axis=(1, 2, 3), dtype=np.float64)),

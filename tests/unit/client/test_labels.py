@@ -1,11 +1,12 @@
 import os
 import traceback
+import zipfile
 
 import numpy as np
 import pytest
 
 from septum.errors import DataError
-from septum_client import labels
+from septum_client import demographics, labels, pseudonyms
 
 SECRET = "Meier^Anna"
 
@@ -129,7 +130,7 @@ def test_a_labels_csv_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatc
     def denied(*args, **kwargs):
         raise PermissionError(13, "denied", str(tmp_path / SECRET))
 
-    monkeypatch.setattr(type(tmp_path), "read_text", denied)
+    monkeypatch.setattr(type(tmp_path), "read_bytes", denied)
     with pytest.raises(DataError, match="cannot be read") as caught:
         labels.read(tmp_path / "labels.csv", ("sick",))
     assert caught.value.__context__ is None
@@ -157,3 +158,138 @@ def test_files_too_broken_to_tell_their_owner_excuse_as_many_rows(tmp_path):
     table.require_known({"A"}, set(), unidentified=2)
     with pytest.raises(DataError):
         table.require_known({"A"}, set(), unidentified=1)
+
+
+KEY = b"k" * 32
+
+
+def test_a_file_s_row_goes_before_its_patient_s_and_after_its_image_s(tmp_path):
+    table = read(
+        tmp_path,
+        "patient_id,sop_instance_uid,file,sick\nA,,,0\nA,,a/1.nii,1\nA,1.2,a/2.nii,1\n",
+    )
+    assert table.row_of("", "", file="a/1.nii") == 1
+    assert table.patients[1] == "A"
+    assert table.row_of("A", "1.2", file="a/1.nii") == 2
+    assert table.row_of("A", "", file="a/9.nii") == 0
+    assert table.row_of("", "", file="a/2.nii") is None
+    assert table.row_of("", "") is None
+
+
+@pytest.mark.parametrize("said", ["x.zip/a/é.nii", ".\\x.zip\\a\\é.nii", "x.zip/a/e\u0301.nii"])
+@pytest.mark.parametrize("found", ["x.zip/a/é.nii", "x.zip/a/e\u0301.nii"])
+def test_a_path_is_found_however_its_system_writes_it(tmp_path, said, found):
+    table = read(tmp_path, f"patient_id,file,sick\nA,{said},1\n")
+    assert table.row_of("", "", file=found) == 0
+
+
+def test_a_file_s_row_that_names_another_patient_than_the_file_is_an_error(tmp_path):
+    table = read(tmp_path, f"patient_id,file,sick\n{SECRET},a,0\n")
+    with pytest.raises(DataError, match=r"^Row 2 .*another patient") as caught:
+        table.row_of("B", "", file="a")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_row_for_a_file_must_say_whose_it_is(tmp_path):
+    told = refused(tmp_path, f"patient_id,file,sick\n,{SECRET}.nii,1\n")
+    assert told.startswith("Row 2 of the labels CSV names a file and no patient.")
+
+
+def test_two_rows_for_one_file_are_an_error(tmp_path):
+    told = refused(tmp_path, f"patient_id,file,sick\nA,{SECRET},1\nB,./{SECRET},1\n")
+    assert told.startswith("Rows 2 and 3 of the labels CSV label the same file.")
+
+
+def test_a_row_for_a_file_that_is_not_there_is_counted(tmp_path):
+    table = read(tmp_path, f"patient_id,file,sick\nA,a,0\nA,{SECRET},1\n")
+    table.require_known({"A"}, set(), files={"a", SECRET}, unidentified=0)
+    with pytest.raises(DataError, match=r"^1 label row.*row 3") as caught:
+        table.require_known({"A"}, set(), files={"a"}, unidentified=0)
+    assert SECRET not in str(caught.value)
+
+
+def test_sex_and_age_are_read_for_files_only(tmp_path):
+    table = read(
+        tmp_path,
+        "patient_id,file,sick,sex,age\n"
+        "A,a,1,F,045Y\nB,b,0,M,6\nC,c,0,,\nD,d,0,O,99\nE,,1,whatever,whenever\n",
+    )
+    assert [demographics.SEXES[i] for i in table.sexes] == ["F", "M", *["unknown"] * 3]
+    assert [demographics.AGE_BANDS[i] for i in table.age_bands] == [
+        "40-59",
+        "0-17",
+        "unknown",
+        "80+",
+        "unknown",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("sex", SECRET), ("sex", "f"), ("age", SECRET), ("age", "131"), ("age", "-1")],
+)
+def test_a_characteristic_that_is_none_is_found_by_row_and_column(tmp_path, column, cell):
+    told = refused(tmp_path, f"patient_id,file,sick,{column}\nA,a,1,{cell}\n")
+    assert told.startswith(f"Row 2, column {column} of the labels CSV is not ")
+
+
+def test_a_label_may_be_called_sex(tmp_path):
+    table = read(tmp_path, "patient_id,file,sex\nA,a,1\n", ("sex",))
+    assert table.values.tolist() == [[1]]
+    assert table.sexes == (0,)
+
+
+def test_columns_beside_a_file_column_leave_out_what_describes_the_patient(tmp_path):
+    (tmp_path / "labels.csv").write_text("patient_id,sex,age,sick,meta_x\n")
+    assert labels.columns(tmp_path) == ("sex", "age", "sick")
+    (tmp_path / "labels.csv").write_text("patient_id,file,sex,age,sick,meta_x\n")
+    assert labels.columns(tmp_path) == ("sick",)
+
+
+def test_a_table_under_pseudonyms_matches_what_the_files_became(tmp_path):
+    table = read(
+        tmp_path,
+        f"patient_id,sop_instance_uid,file,sick\n{SECRET},,,0\n{SECRET},1.2,,1\n,1.3,,1\nB,,b,1\n",
+    )
+    hidden = table.pseudonymised(KEY)
+    own = pseudonyms.pseudonym(KEY, SECRET)
+    assert hidden.row_of(own, pseudonyms.uid(KEY, "9.9")) == 0
+    assert hidden.row_of(own, pseudonyms.uid(KEY, "1.2")) == 1
+    assert hidden.row_of(own, pseudonyms.uid(KEY, "1.3")) == 2
+    assert hidden.row_of("", "", file="b") == 3
+    assert hidden.row_of(SECRET, "1.2") is None
+    assert hidden.patients == (own, own, "", pseudonyms.pseudonym(KEY, "B"))
+    assert SECRET not in repr(vars(hidden))
+    with pytest.raises(DataError, match="another patient"):
+        hidden.row_of(pseudonyms.pseudonym(KEY, "B"), pseudonyms.uid(KEY, "1.2"))
+
+
+def test_pseudonyms_of_pseudonyms_change_nothing(tmp_path):
+    table = read(tmp_path, "patient_id,sop_instance_uid,sick\nA,,0\nA,1.2,1\n")
+    once = table.pseudonymised(KEY)
+    twice = once.pseudonymised(KEY)
+    assert (twice.by_patient, twice.by_instance) == (once.by_patient, once.by_instance)
+
+
+def test_a_patient_and_its_pseudonym_are_one_patient(tmp_path):
+    own = pseudonyms.pseudonym(KEY, SECRET)
+    table = read(tmp_path, f"patient_id,sick\n{SECRET},0\nB,0\n{own},1\n")
+    with pytest.raises(DataError, match=r"^Rows 2 and 4 .*same patient") as caught:
+        table.pseudonymised(KEY)
+    assert SECRET not in str(caught.value)
+
+
+def test_the_table_of_an_archive_is_found_like_a_folder_s(tmp_path):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("out/IM0", "image")
+    with pytest.raises(DataError, match="no labels CSV"):
+        labels.text_of(archive)
+    with zipfile.ZipFile(archive, "a") as out:
+        out.writestr("out/labels.csv", "patient_id,sick\nA,1\n")
+        out.writestr("out/other.csv", SECRET)
+        out.writestr("out/deep/labels.csv", SECRET)
+    assert labels.parse(labels.text_of(archive), ("sick",)).row_of("A", "") == 0
+    assert labels.columns(archive) == ("sick",)
+    (tmp_path / "labels.csv").write_text("patient_id\n")
+    assert labels.text_of(tmp_path) == b"patient_id\n"
