@@ -7,17 +7,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from septum_client.data_cli import Folder, add_data_verbs
+from septum_client.pacs_cli import add_pacs_verbs
+
 if TYPE_CHECKING:
     from septum.ledger import Entry
-
-Folder = Annotated[Path, typer.Option("--site", help="The site directory.")]
 
 
 def add_verbs(app: typer.Typer) -> None:
     """Add ``septum site`` to the command line."""
     site = typer.Typer(help="A hospital's own directory: cohort, policy, approvals, ledger.")
     site.command()(init)
-    site.command()(ingest)
+    add_data_verbs(site)
+    add_pacs_verbs(site)
     site.command()(policy)
     site.command()(review)
     site.command()(approve)
@@ -38,32 +40,6 @@ def init(
 
     site = Site.create(folder, name=name, policy=Policy())
     typer.echo(f"Made site {site.name} in {folder}. Read and edit {folder / 'policy.toml'}.")
-
-
-def ingest(
-    source: Annotated[Path, typer.Argument(help="DICOM anywhere below it, and one labels CSV.")],
-    label: Annotated[list[str], typer.Option(help="Label column; repeat for more.")],
-    folder: Folder = Path("site"),
-    image_size: Annotated[int, typer.Option(help="Pixels a side in training.")] = 64,
-    test_fraction: Annotated[float, typer.Option(help="Share of patients held out.")] = 0.25,
-) -> None:
-    """Turn a DICOM export into this site's cohort; say what was refused and why.
-
-    [dim]Example:[/dim]  septum site ingest /export --label nodule
-    """
-    from septum_client.cohort import CohortSpec, Split  # noqa: PLC0415
-    from septum_client.cohort import ingest as make  # noqa: PLC0415
-    from septum_client.site import Site  # noqa: PLC0415
-
-    site = Site.open(folder)
-    spec = CohortSpec(image_size=image_size, labels=tuple(label), test_fraction=test_fraction)
-    cohort = make(source, site.cohort_path, spec=spec, key=site.key)
-    typer.echo(
-        f"{len(cohort.images)} images of {len(cohort.split)} patients, "
-        f"{len(cohort.patients(Split.TEST))} of them held out for testing."
-    )
-    for code, count in sorted(cohort.quarantined.items()):
-        typer.echo(f"  quarantined {count:>6}  {code.value}  {code.name.lower().replace('_', ' ')}")
 
 
 def policy(folder: Folder = Path("site")) -> None:
