@@ -9,15 +9,19 @@ from pathlib import Path
 from septum.errors import ConfigError, DataError
 from septum.study import Participant
 from septum_bench.plan import Plan
-from septum_client.cohort import Cohort, CohortSpec, Split, ingest, shared_patients
+from septum_client import consent
+from septum_client.cohort import Cohort, CohortSpec, Split, shared_patients
+from septum_client.ingest import Terms, ingest
 from septum_client.labels import columns
 from septum_client.policy import Policy
-from septum_client.site import Site
+from septum_client.rules import Intake
+from septum_client.site import Site, write_durably
 
 Progress = Callable[[str, int, int], None]
 """Told of (hospital, files done, files in all)."""
 
 _SMALLEST = 10
+_REGISTER = "register.csv"
 
 
 def sources(folder: Path) -> list[Path]:
@@ -81,6 +85,9 @@ def admit(
         clip_ceiling=max(plan.max_grad_norm, 1.0),
         minimum_patients=1,
         metrics=("steps", "update_norm"),
+        # Phantoms are synthetic and say so. They carry no text, and looking for it would be most
+        # of a simulation's time.
+        intake=Intake(burned_in_text="header", synthetic="include"),
     )
     sites: dict[str, Site] = {}
     for folder in folders:
@@ -102,10 +109,12 @@ def admit(
                 site.cohort_path,
                 spec=spec,
                 key=site.key,
+                terms=Terms(rules=site.policy.intake),
                 linkage_key=linkage,
                 workers=plan.workers,
                 progress=functools.partial(progress, name),
             )
+        _let_everybody_permit(site)
         sites[name] = site
     _require_apart({name: Cohort.open(site.cohort_path) for name, site in sites.items()})
     return sites
@@ -134,6 +143,21 @@ def declare(cohorts: dict[str, Cohort]) -> tuple[Participant, ...]:
             )
         participants.append(Participant(name=name, patients=patients))
     return tuple(participants)
+
+
+def _let_everybody_permit(site: Site) -> None:
+    """Give a simulated site the register that a hospital has, unless it has one already.
+
+    Each round reads it as it reads a hospital's. A pseudonym of the site stands
+    for itself (:func:`septum_client.pseudonyms.pseudonym`), so that it works for
+    any source, whether or not its labels name patients.
+    """
+    folder = site.folder / consent.FOLDER
+    if not (folder / _REGISTER).exists():
+        rows = [f"{patient},permit,HRESCH" for patient in Cohort.open(site.cohort_path).pseudonyms]
+        text = "\n".join(["patient_id,decision,purposes", *rows, ""])
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_durably(folder / _REGISTER, text.encode("ascii"))
 
 
 def _require_apart(cohorts: dict[str, Cohort]) -> None:

@@ -14,6 +14,8 @@ from septum import cli
 from septum.study import Data, Participant, Privacy, Study
 from septum_bench import simulate as pipeline
 from septum_bench.phantoms import PhantomPlan, write_hospitals
+from septum_client.policy import Policy
+from septum_client.rules import Intake
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_a_patient_in_two_hospitals_is_refused_without_being_named(septum, hospi
     assert patient not in result[2]
 
 
-def test_truncated_and_colour_files_are_counted_and_left_out(septum, hospitals, tmp_path):
+def test_truncated_and_painted_files_are_counted_and_left_out(septum, hospitals, tmp_path):
     broken, colour, *_ = films(hospitals / "hospital-1")
     broken.write_bytes(broken.read_bytes()[:-500])
     dataset = pydicom.dcmread(colour)
@@ -140,7 +142,7 @@ def test_truncated_and_colour_files_are_counted_and_left_out(septum, hospitals, 
     code, _, err = simulate(septum, tmp_path / "run", "--data", hospitals)
     assert code == 0, err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["sites"][0]["quarantined"] == {"DATA_102": 1, "DATA_105": 1}
+    assert result["sites"][0]["quarantined"] == {"DATA_102": 1, "DATA_114": 1}
 
 
 @pytest.mark.parametrize("epsilon", ["0", "-1", "nan", "inf"])
@@ -266,6 +268,9 @@ def test_a_site_says_what_an_approved_study_costs_and_refuses_an_unreviewed_one(
 def test_site_ingest_counts_what_was_quarantined(septum, hospitals, tmp_path):
     site = tmp_path / "site"
     septum("site", "init", "north", "--site", site)
+    intake = {"consent": "waived", "burned_in_text": "header", "synthetic": "include"}
+    policy = Policy(intake=Intake.model_validate(intake))
+    (site / "policy.toml").write_text(policy.to_toml())
     (hospitals / "hospital-1" / "notes.pdf").write_bytes(b"not an image")
     code, out, err = septum(
         "site", "ingest", hospitals / "hospital-1", "--label", "nodule", "--site", site

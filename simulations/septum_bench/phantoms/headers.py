@@ -168,6 +168,7 @@ def _pixels(image: Dataset, film: Film, scanner: Scanner) -> None:
     image.RescaleType = "US"
     image.WindowCenter = f"{(low + high) / 2:.1f}"
     image.WindowWidth = f"{high - low:.1f}"
+    image.SyntheticData = "YES"
     image.BurnedInAnnotation = "NO"
     image.LossyImageCompression = "00"
     if scanner.modality == "DX":
