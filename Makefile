@@ -13,7 +13,7 @@ ARGS =
 NPZ = pneumoniamnist.npz
 WORKERS = 2
 
-.PHONY: simulate test test-slow check bench docs
+.PHONY: simulate test test-slow check bench bench-deid docs
 
 simulate: $(READY)  ## a whole study on one machine; more options in ARGS="--sites 4 ..."
 	$(BIN)/septum simulate --out $(OUT) $(ARGS)
@@ -30,6 +30,9 @@ check: $(READY)  ## style, types and the arrows between the zones
 bench: $(READY)  ## public radiographs as DICOM hospitals; NPZ=path/to/pneumoniamnist.npz
 	$(BIN)/septum bench pneumoniamnist $(NPZ) --out $(OUT) $(ARGS)
 
+bench-deid: $(READY) .venv-deid/installed  ## Septum beside other de-identifiers: same files, one run
+	$(BIN)/python benchmarks/deid/compare.py --peers .venv-deid $(ARGS)
+
 docs: $(READY)  ## run the doctests; check every link, code and claim of the documents
 	$(BIN)/python -m pytest -n $(WORKERS) septum client server strategies simulations tests/house
 
@@ -38,4 +41,10 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# The tools that Septum is compared with live apart: none of them is ever installed beside it.
+.venv-deid/installed: benchmarks/deid/tools.txt
+	test -x .venv-deid/bin/python || $(PYTHON) -m venv .venv-deid
+	.venv-deid/bin/pip install --quiet --disable-pip-version-check -r benchmarks/deid/tools.txt
 	@touch $@
