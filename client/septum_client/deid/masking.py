@@ -40,9 +40,13 @@ def crop(clean: FileDataset, keep: tuple[Box, ...]) -> None:
 
 
 def colour(clean: FileDataset) -> None:
-    """Store a palette's colours in place of the palette, whose entries could spell anything."""
+    """Store a palette's colours in place of the palette, whose entries could spell anything.
+
+    Eight bits a colour: of an ultrasound or captured image in RGB the standard
+    takes no more (PS3.3 C.8.5.6.1, C.8.6.1).
+    """
     if clean.PhotometricInterpretation == "PALETTE COLOR":
-        _rewrite(clean, lambda frame: frame)
+        _rewrite(clean, _eight_bits)
 
 
 def blank(clean: FileDataset, covered: Sequence[Box]) -> None:
@@ -56,6 +60,10 @@ def blank(clean: FileDataset, covered: Sequence[Box]) -> None:
         return frame
 
     _rewrite(clean, cover)
+
+
+def _eight_bits(frame: Stored) -> Stored:
+    return frame if frame.dtype == np.uint8 else (frame >> 8).astype(np.uint8)
 
 
 def _move_regions(clean: FileDataset, around: Box) -> None:

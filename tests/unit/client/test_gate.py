@@ -363,7 +363,7 @@ def test_a_withdrawn_patient_is_absent_from_the_next_round_even_under_a_waiver(
     train = Training()
     answer(site, tiny.instruction(study), train)
     assert PATIENTS[3] in trained(train)
-    consent.withdraw(site.folder / consent.FOLDER, PATIENTS[3], on=NOW.date())
+    consent.withdraw(site.folder / consent.FOLDER, PATIENTS[3], key=site.key, on=NOW.date())
     answer(site, tiny.instruction(study, round=2), train)
     assert trained(train) == set(PATIENTS[:10]) - {PATIENTS[3]}
 

@@ -281,11 +281,17 @@ def test_a_pseudonym_under_another_key_is_nobody_whose_consent_could_be_found(dc
 
 
 @pytest.mark.parametrize("value", ["-1,0", "1\\2"])
-def test_a_scale_that_is_no_number_is_not_left_out_in_silence(dcm, value):
+def test_a_slope_that_is_no_number_is_not_left_out_in_silence(dcm, value):
     ds = dcm.header(RescaleIntercept="0")
     ds.add_new("RescaleSlope", "SH", value)
     raw = bytes_of(ds).replace(b"\x28\x00\x53\x10SH", b"\x28\x00\x53\x10DS")
-    assert engine()(raw).code in {Quarantine.BAD_VALUES, Quarantine.CANNOT_DECODE}
+    assert engine()(raw).code is Quarantine.CANNOT_DECODE
+
+
+def test_padding_that_is_no_number_is_not_left_out_in_silence(dcm):
+    ds = dcm.header()
+    ds.add_new("PixelPaddingValue", "SH", "none")
+    assert engine()(bytes_of(ds)).code is Quarantine.BAD_VALUES
 
 
 def test_a_token_that_survives_ends_the_file(dcm, monkeypatch):

@@ -17,10 +17,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from septum.errors import ConfigError, Quarantine
-from septum_client.deid import grammar, method
+from septum_client.deid import grammar, masking, method
 from septum_client.deid.dates import MOST_DAYS, shift
 from septum_client.deid.profile import SECTIONS
 from septum_client.deid.rebuild import Options, rebuild
+from septum_client.imaging.decode import stored_frames
 from septum_client.pseudonyms import pseudonym, uid
 from septum_client.reject import Rejected
 
@@ -360,6 +361,18 @@ def test_palettes_are_carried_with_palette_color_alone():
     clean = rebuild(ds, key=KEY, options=BASIC)
     assert not [e.keyword for e in clean if "Palette" in e.keyword]
     assert b"SECRET" not in written(clean)
+
+
+def test_a_palette_is_stored_as_its_colours_in_eight_bits():
+    ds = bundled("examples_palette.dcm")
+    (colours,) = stored_frames(ds)
+    assert colours.dtype == np.uint16
+    clean = rebuild(ds, key=KEY, options=BASIC)
+    masking.colour(clean)
+    again = reread(written(clean))
+    assert (again.PhotometricInterpretation, again.BitsStored) == ("RGB", 8)
+    assert not [e.keyword for e in again if "Palette" in e.keyword]
+    assert np.array_equal(next(iter(stored_frames(again))), colours >> 8)
 
 
 def compressed(syntax, stored, *, signed=False):
