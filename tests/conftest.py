@@ -1,5 +1,6 @@
 """Tiny hospitals, written straight into the cohort format: no DICOM, milliseconds each."""
 
+import random
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 from septum.models import network_of, to_vector
 from septum.study import Study
 from septum.wire import Instruction
-from septum_client import storage
+from septum_client import site, storage
 from septum_client.cohort import Cohort, Split
 from septum_client.gate import cohort_spec
 from septum_client.policy import Policy
@@ -23,6 +24,13 @@ from septum_client.site import Site
 torch.set_num_threads(1)
 
 SITES = ("north", "south", "west")
+
+
+@pytest.fixture(autouse=True)
+def site_keys(monkeypatch):
+    """Draw each test's site keys from one seed: who is held out depends on the key."""
+    drawn = random.Random(0)
+    monkeypatch.setattr(site, "secrets", SimpleNamespace(token_bytes=drawn.randbytes))
 
 
 def make_study(**parts) -> Study:
@@ -120,6 +128,7 @@ def make_policy(**changes) -> Policy:
     return Policy(
         **{
             "epsilon_per_study": 50.0,
+            "epsilon_per_year": 50.0,
             "epsilon_total": 50.0,
             "minimum_patients": 1,
             "intake": Intake(consent="waived", keep_days=36_500),

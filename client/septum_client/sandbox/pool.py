@@ -21,8 +21,8 @@ from septum.errors import EngineError, Quarantine
 from septum_client.sandbox.frames import pack, unpack
 
 MEMORY_BYTES: Final = 4 * 2**30
-# Tesseract's own limit for three frames in two polarities, and two minutes for the rest.
-SECONDS: Final = 480.0
+# Tesseract's own limit for five pictures in two polarities, and two minutes for the rest.
+SECONDS: Final = 720.0
 _START_SECONDS: Final = 120.0
 _PART_BYTES: Final = 2**20
 # -P: not the caller's folder on the path.

@@ -17,6 +17,7 @@ def settings(
     depth: int = 1,
     known: Iterable[str] = (),
     linkage_key: bytes | None = None,
+    masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the settings as JSON can carry them.
 
@@ -28,6 +29,7 @@ def settings(
       depth: Slices of a volume; 1 makes every frame an image.
       known: Keyed hashes of files that need not be read again.
       linkage_key: Simulations only.
+      masks: For a segmentation (:meth:`septum_client.masks.gathering.Index.told`).
     """
     return {
         "key": key.hex(),
@@ -37,4 +39,5 @@ def settings(
         "image_size": image_size,
         "depth": depth,
         "known": sorted(known),
+        "masks": masks,
     }

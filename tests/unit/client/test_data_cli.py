@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from septum import cli
 from septum.errors import ConfigError, DataError, Quarantine, SeptumError
 from septum_client import data_cli
-from septum_client.cohort import Cohort
+from septum_client.cohort import Cohort, CohortSpec
 from septum_client.policy import Policy
 from septum_client.pseudonyms import pseudonym
 from septum_client.review_pixels import queue_of
@@ -64,6 +64,20 @@ def test_an_export_becomes_a_cohort_and_a_second_run_reads_nothing(site, source)
     assert {pseudonym(site.key, f"P{p}") for p in range(2, 12)} == set(cohort.pseudonyms)
     again = run("ingest", source, "--label", "sick", "--site", site.folder, "--image-size", 16)
     assert "10 of 12 files were known already" in again
+
+
+def test_a_study_says_what_its_cohort_must_be(site, source, tmp_path, tiny):
+    # The key decides who is held out.
+    (site.folder / "key").write_bytes(bytes(range(32)))
+    data = {"image_size": 16, "labels": ["sick"], "test_fraction": 0.5}
+    (tmp_path / "study.toml").write_text(tiny.study(data=data).to_toml())
+    run("ingest", source, "--study", tmp_path / "study.toml", "--site", site.folder)
+    assert Cohort.open(site.cohort_path).spec == CohortSpec(
+        image_size=16, labels=("sick",), test_fraction=0.5
+    )
+    both = ("--study", tmp_path / "study.toml", "--label", "sick")
+    for arguments in ((), both):
+        run("ingest", source, *arguments, "--site", site.folder, fails=ConfigError)
 
 
 def test_no_register_lets_nobody_in_and_says_why(tmp_path, source):
