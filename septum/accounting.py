@@ -4,29 +4,56 @@ The figure of record is the privacy-loss distribution of the
 Poisson-subsampled Gaussian mechanism under add-or-remove of one patient
 (Koskela et al. 2020, arXiv:1906.03049; Doroshenko et al. 2022,
 arXiv:2207.04380), as computed by Google's ``dp-accounting`` with pessimistic
-rounding: the true epsilon is at most the one given here.
+rounding: the true epsilon is at most the one given here. It holds for steps
+whose noise, rate and number were fixed before the first of them, whatever
+weights somebody who saw the earlier releases chose for the later ones (Zhu,
+Dong and Wang 2022, arXiv:2106.08567). Where mechanisms are themselves chosen
+by what was released, :mod:`septum.privacy_filter` decides.
+
+Two other accountants check this one. :func:`renyi_epsilon` is never below it,
+by 5 to 35 % for the studies that tests try; Opacus' PRV accountant, in the
+tests, agrees within 2 %.
 """
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import dp_accounting
+from dp_accounting import DpEvent
 from dp_accounting.pld.privacy_loss_distribution import (
     PrivacyLossDistribution,
     from_gaussian_mechanism,
 )
+from dp_accounting.rdp import RdpAccountant
 
 from septum.errors import ConfigError
+
+__all__ = [
+    "ACCOUNTANT",
+    "Charge",
+    "DpEvent",
+    "epsilon",
+    "noise_for",
+    "renyi",
+    "renyi_epsilon",
+    "rounds_within",
+]
 
 ACCOUNTANT: Final = "PLD"
 
 # Pessimistic rounding of privacy losses to this grid: five times faster than
 # the library's default, and epsilon grows by less than 1e-4 over 500 steps.
 _GRID: Final = 1e-3
+
+# Whole orders alone: quick, finite sums; the fractional ones gain a percent and need series.
+_ORDERS: Final = (*range(2, 64), 80, 96, 128, 192, 256, 512)
+
+# Noise multipliers to look among, in thousandths: below 0.3 the grid grows without need.
+_LEAST, _MOST = 300, 1_000_000
 
 _COMPOSING: Final = threading.Lock()
 
@@ -38,6 +65,12 @@ class Charge:
     noise_multiplier: float
     sampling_rate: float
     steps: int
+
+    def event(self) -> DpEvent:
+        """Return these steps in ``dp-accounting``'s words: what any accountant can check."""
+        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        step = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+        return dp_accounting.SelfComposedDpEvent(step, self.steps)
 
 
 def epsilon(charges: Iterable[Charge], *, delta: float) -> float:
@@ -54,18 +87,60 @@ def epsilon(charges: Iterable[Charge], *, delta: float) -> float:
     0.0
     """
     _check_delta(delta)
+    composed = _grouped(charges)
+    # Simulated hospitals ask for the same sum at the same time: one works, the others wait.
+    with _COMPOSING:
+        return _compose(composed, delta)
+
+
+def renyi(charges: Iterable[Charge], *, order: int) -> float:
+    """Return the Rényi divergence of this order that ``charges`` together cost at most.
+
+    It adds up, also where each mechanism was chosen after seeing what the ones before
+    it released (Mironov et al. 2019, arXiv:1908.10530, for one step; in both
+    directions of add-or-remove).
+
+    >>> one = Charge(noise_multiplier=2.0, sampling_rate=1.0, steps=4)
+    >>> renyi([one], order=6)  # 4 * 6 / (2 * 2 ** 2)
+    3.0
+    """
+    return math.fsum(
+        charge.steps * _renyi_step(charge.noise_multiplier, charge.sampling_rate, order)
+        for charge in _grouped(charges)
+    )
+
+
+def renyi_epsilon(charges: Iterable[Charge], *, delta: float) -> float:
+    """Return the epsilon of ``charges`` by the Rényi accountant: a check, never below the record.
+
+    >>> one = Charge(noise_multiplier=1.0, sampling_rate=0.1, steps=10)
+    >>> epsilon([one], delta=1e-4) <= renyi_epsilon([one], delta=1e-4)
+    True
+    """
+    _check_delta(delta)
+    accountant = RdpAccountant(_ORDERS)
+    for charge in _grouped(charges):
+        accountant.compose(charge.event())
+    return float(accountant.get_epsilon(delta))
+
+
+@lru_cache(maxsize=4096)
+def _renyi_step(noise_multiplier: float, sampling_rate: float, order: int) -> float:
+    accountant = RdpAccountant([order])
+    one = Charge(noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=1)
+    return float(accountant.compose(one.event()).rdp[0])
+
+
+def _grouped(charges: Iterable[Charge]) -> tuple[Charge, ...]:
     totals: dict[tuple[float, float], int] = {}
     for charge in charges:
         key = (charge.noise_multiplier, charge.sampling_rate)
         totals[key] = totals.get(key, 0) + charge.steps
-    composed = tuple(
+    return tuple(
         Charge(noise_multiplier=noise, sampling_rate=rate, steps=steps)
         for (noise, rate), steps in sorted(totals.items())
         if steps
     )
-    # Simulated hospitals ask for the same sum at the same time: one works, the others wait.
-    with _COMPOSING:
-        return _compose(composed, delta)
 
 
 @lru_cache(maxsize=4096)
@@ -107,26 +182,32 @@ def noise_for(*, target: float, delta: float, sampling_rate: float, steps: int) 
             remedy="Choose an epsilon between 0.1 and 10.",
         )
 
-    def cost(noise: float) -> float:
-        return epsilon(
-            [Charge(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)],
-            delta=delta,
-        )
+    def cost(thousandths: int, accountant: Callable[..., float] = epsilon) -> float:
+        one = Charge(noise_multiplier=thousandths / 1000, sampling_rate=sampling_rate, steps=steps)
+        return accountant([one], delta=delta)
 
-    low, high = 300, 1_000_000  # thousandths: below 0.3 the accountant's grid grows without need
-    if cost(high / 1000) > target:
+    def first_within(low: int, high: int, accountant: Callable[..., float]) -> int:
+        """Return the least noise in (low, high] that keeps the target, if ``high`` does."""
+        while high - low > 1:
+            middle = math.isqrt(low * high) if high > 4 * low else (low + high) // 2
+            if cost(middle, accountant) <= target:
+                high = middle
+            else:
+                low = middle
+        return high
+
+    if cost(_MOST) > target:
         raise ConfigError(
             f"epsilon {target} cannot be reached with {steps} steps at sampling rate "
-            f"{sampling_rate}: even a noise multiplier of 1000 costs more.",
+            f"{sampling_rate}: even a noise multiplier of {_MOST // 1000} costs more.",
             remedy="Take fewer rounds or a larger epsilon.",
         )
-    while low < high:
-        middle = (low + high) // 2 if high < 4 * low else math.isqrt(low * high)
-        if cost(middle / 1000) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return high / 1000
+    # Rényi is quick and never below the record: what it allows is enough, so look below that.
+    high = first_within(_LEAST - 1, _MOST, renyi_epsilon)
+    low, step = high, max(1, high // 32)
+    while low >= _LEAST and cost(low) <= target:
+        low, high, step = low - step, low, 2 * step
+    return first_within(max(low, _LEAST - 1), high, epsilon) / 1000
 
 
 def rounds_within(

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from septum import __version__
 from septum.errors import Interrupted, SeptumError
+from septum.model_cli import add_model_verbs
+from septum.privacy_cli import add_privacy_verbs
 
 _SYSTEM = 8
 
@@ -42,6 +44,8 @@ def build_app() -> typer.Typer:
     ) -> None:
         del version
 
+    add_model_verbs(app)
+    add_privacy_verbs(app)
     for point in sorted(entry_points(group="septum.verbs"), key=lambda p: p.name):
         try:
             add_verbs = cast(Callable[[typer.Typer], None], point.load())

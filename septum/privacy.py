@@ -7,11 +7,20 @@ neighbouring data set must not change them (arXiv:2605.15648).
 """
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from septum.accounting import Charge
+from septum.accounting import Charge, DpEvent
+
+Clipping = Literal["flat", "automatic"]
+"""How a patient's gradient is held to the L2 norm ``max_grad_norm``.
+
+``flat`` shortens what is longer (Abadi et al. 2016, arXiv:1607.00133);
+``automatic`` divides every gradient by its norm plus a constant (AUTO-S, Bu et
+al. 2023, arXiv:2206.07136). Both have sensitivity ``max_grad_norm``, so both
+cost the same.
+"""
 
 _TAIL: Final = 6.0  # standard deviations; a Gaussian passes them once in a billion draws
 
@@ -23,7 +32,8 @@ class Mechanism(BaseModel):
     ``sampling_rate``, clips the drawn patient's gradient to the L2 norm
     ``max_grad_norm``, sums, adds Gaussian noise of standard deviation
     ``noise_multiplier * max_grad_norm`` to every coordinate and divides by the
-    constant ``expected_patients`` (Abadi et al. 2016, arXiv:1607.00133).
+    constant ``expected_patients`` (Abadi et al. 2016, arXiv:1607.00133). ``delta``
+    is where its epsilon is stated.
 
     Guarantees:
       - Adding or removing one patient, with any number of images, moves the
@@ -38,6 +48,8 @@ class Mechanism(BaseModel):
     sampling_rate: float = Field(gt=0, le=1, allow_inf_nan=False)
     steps: int = Field(gt=0)
     expected_patients: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(gt=0, lt=0.1)
+    clipping: Clipping = "flat"
 
     @property
     def noise_std(self) -> float:
@@ -52,11 +64,22 @@ class Mechanism(BaseModel):
             steps=self.steps,
         )
 
-    def tightened(self, *, noise_floor: float, clip_ceiling: float) -> "Mechanism":
-        """Return this mechanism held to a site's limits: more noise, or a smaller clip.
+    def event(self) -> DpEvent:
+        """Return one round of this mechanism in ``dp-accounting``'s words, for any accountant.
+
+        >>> Mechanism(noise_multiplier=1.0, max_grad_norm=2.0, sampling_rate=0.1, steps=3,
+        ...           expected_patients=10, delta=1e-4).event().count
+        3
+        """
+        return self.charge().event()
+
+    def tightened(
+        self, *, noise_floor: float, clip_ceiling: float, delta: float = 1.0
+    ) -> "Mechanism":
+        """Return this mechanism held to a site's limits: more noise, a smaller clip or delta.
 
         >>> study = Mechanism(noise_multiplier=0.5, max_grad_norm=2.0, sampling_rate=0.1,
-        ...                   steps=1, expected_patients=10)
+        ...                   steps=1, expected_patients=10, delta=1e-4)
         >>> site = study.tightened(noise_floor=1.0, clip_ceiling=1.0)
         >>> site.noise_multiplier, site.max_grad_norm
         (1.0, 1.0)
@@ -65,6 +88,7 @@ class Mechanism(BaseModel):
             update={
                 "noise_multiplier": max(self.noise_multiplier, noise_floor),
                 "max_grad_norm": min(self.max_grad_norm, clip_ceiling),
+                "delta": min(self.delta, delta),
             }
         )
 

@@ -22,8 +22,9 @@ def prepared(
     spoilt: int = 0,
     facts: Header | None = None,
     reviewed: bool = False,
+    masks: Mapping[int, NDArray[np.uint8]] | None = None,
 ) -> Answer:
-    """Return images at training values, or a refusal where there is none."""
+    """Return images at training values, each followed by its mask; or a refusal without any."""
     if not images:
         return refused(Refused(code=Quarantine.BAD_VALUES, owner=owner))
     header = {
@@ -35,7 +36,12 @@ def prepared(
     if reviewed:
         # A person can take a decision back: the next ingest reads the file again.
         header["source"] = ""
-    return header, b"".join(image.astype("<f2").tobytes() for image in images.values())
+    parts: list[bytes] = []
+    for index, image in images.items():
+        parts.append(image.astype("<f2").tobytes())
+        if masks is not None:
+            parts.append(masks[index].tobytes())
+    return header, b"".join(parts)
 
 
 def refused(found: Refused) -> Answer:

@@ -1,6 +1,7 @@
 """The site's ledger on disk: debit before training, exactly once, in a hash chain.
 
-SQLite with full synchronisation: when :meth:`Ledger.debit` returns, the charge
+What a debit may cost is :mod:`septum_client.spending`'s rule; this module keeps it
+true on a disk. SQLite with full synchronisation: when :meth:`Ledger.debit` returns, the charge
 is on the disk, so a crash at any later point never under-counts. A round that
 was charged and not released is lost, not repeated: trained again it would
 draw different noise on the same charge.
@@ -11,13 +12,16 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from septum import ledger
-from septum.accounting import Charge, epsilon, rounds_within
-from septum.errors import BudgetExceeded, Code, LedgerError, Refusal
+from septum.accounting import Charge
+from septum.errors import Code, LedgerError, Refusal
 from septum.ledger import Entry, Value
+from septum_client import spending
+from septum_client.spending import Limits
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -54,12 +58,8 @@ class Ledger:
         round: int,
         instruction: str,
         charge: Charge,
-        delta: float,
-        limit: float,
-        total_delta: float,
-        total_limit: float,
-        most_rounds: int,
-        at: str,
+        limits: Limits,
+        at: datetime,
         note: Mapping[str, Value],
     ) -> Entry | None:
         """Charge one round before it is trained.
@@ -68,13 +68,10 @@ class Ledger:
           study: Digest of the study.
           round: Round number, from 1.
           instruction: Digest of the instruction that the round answers.
-          charge: What the round costs.
-          delta: Delta at which ``limit`` is stated, for this study's charges.
-          limit: Largest epsilon of this study.
-          total_delta: Delta at which ``total_limit`` is stated.
-          total_limit: Largest epsilon of all studies of this site.
-          most_rounds: Rounds of the study, for the message when they do not fit.
-          at: Time, ISO 8601, for the record.
+          charge: What the round runs; see :func:`septum_client.spending.next_charge` for
+            what it is charged.
+          limits: The site's limits.
+          at: Time, with its zone: for the record, and for the limit of a year.
           note: More fields of the record.
 
         Returns:
@@ -106,23 +103,7 @@ class Ledger:
                     f"round {round} was charged before and cannot be trained again.",
                     remedy="Let the study go on with the next round.",
                 )
-            mine = _charges(said, study=study)
-            every = _charges(said, study=None)
-            for spent, at_delta, at_limit, what in (
-                (mine, delta, limit, "this study"),
-                (every, total_delta, total_limit, "all studies of this site"),
-            ):
-                after = epsilon([*spent, charge], delta=at_delta)
-                if after > at_limit:
-                    fits = rounds_within(
-                        charge, limit=at_limit, delta=at_delta, spent=spent, most=most_rounds
-                    )
-                    raise BudgetExceeded(
-                        f"round {round} would bring epsilon of {what} to {after:.3f} at delta "
-                        f"{at_delta:g}; the limit is {at_limit:g}, which pays for {fits} more "
-                        "rounds.",
-                        remedy="Stop here, or let the privacy officer raise the limit.",
-                    )
+            charged = spending.next_charge(said, study=study, charge=charge, limits=limits, now=at)
             _append(
                 database,
                 entries[-1],
@@ -131,10 +112,10 @@ class Ledger:
                     "study": study,
                     "round": round,
                     "instruction": instruction,
-                    "noise_multiplier": charge.noise_multiplier,
-                    "sampling_rate": charge.sampling_rate,
-                    "steps": charge.steps,
-                    "at": at,
+                    "noise_multiplier": charged.noise_multiplier,
+                    "sampling_rate": charged.sampling_rate,
+                    "steps": charged.steps,
+                    "at": at.isoformat(timespec="seconds"),
                     **note,
                 },
             )
@@ -174,7 +155,11 @@ class Ledger:
 
     def charges(self, study: str | None = None) -> list[Charge]:
         """Return what was charged, for one study or for all."""
-        return _charges([entry.fields for entry in self.entries()], study=study)
+        return spending.charges(self.said(), study=study)
+
+    def said(self) -> list[dict[str, Value]]:
+        """Return the fields of all entries, first to last."""
+        return [entry.fields for entry in self.entries()]
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -246,15 +231,3 @@ def _append(database: sqlite3.Connection, head: Entry | None, fields: Mapping[st
         (entry.sequence, entry.previous, entry.body, entry.digest, once),
     )
     return entry
-
-
-def _charges(said: list[dict[str, Value]], *, study: str | None) -> list[Charge]:
-    return [
-        Charge(
-            noise_multiplier=float(fields["noise_multiplier"] or 0),
-            sampling_rate=float(fields["sampling_rate"] or 0),
-            steps=int(fields["steps"] or 0),
-        )
-        for fields in said
-        if fields["kind"] == "debit" and (study is None or fields["study"] == study)
-    ]

@@ -1,17 +1,16 @@
 """The hospital's verbs: ``septum site …``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from septum_client.data_cli import Folder, add_data_verbs
+from septum_client.ledger_cli import ledger
 from septum_client.pacs_cli import add_pacs_verbs
-
-if TYPE_CHECKING:
-    from septum.ledger import Entry
+from septum_client.policy_cli import policy
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -40,16 +39,6 @@ def init(
 
     site = Site.create(folder, name=name, policy=Policy())
     typer.echo(f"Made site {site.name} in {folder}. Read and edit {folder / 'policy.toml'}.")
-
-
-def policy(folder: Folder = Path("site")) -> None:
-    """Show the limits in force; edit policy.toml to change them.
-
-    [dim]Example:[/dim]  septum site policy --site /srv/septum
-    """
-    from septum_client.site import Site  # noqa: PLC0415
-
-    typer.echo(Site.open(folder).policy.to_toml().rstrip())
 
 
 def review(
@@ -81,8 +70,9 @@ def approve(
 
     [dim]Example:[/dim]  septum site approve study.toml --digest 3f9c…
     """
-    from septum.errors import ConfigError  # noqa: PLC0415
+    from septum.errors import BudgetExceeded, ConfigError  # noqa: PLC0415
     from septum.study import load  # noqa: PLC0415
+    from septum_client.review import rounds_left  # noqa: PLC0415
     from septum_client.site import Site  # noqa: PLC0415
 
     site, text = Site.open(folder), load(study)
@@ -92,61 +82,13 @@ def approve(
             remedy="Run `septum site review` on this file, and approve what it shows.",
         )
     site.policy.mechanism(text, site=site.name)
+    pays = rounds_left(site, text)
+    if not pays:
+        raise BudgetExceeded(
+            "the limits do not pay for one round of this study.",
+            remedy="Run `septum site review` on it: it shows what was spent of which limit.",
+        )
     site.approve(text)
     typer.echo(f"Approved {text.name} ({text.digest}).")
-
-
-def ledger(
-    folder: Folder = Path("site"),
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the chain as JSON lines to this file. It holds the secret nonce that "
-            "keeps released ledger heads from being guessed: for auditors only."
-        ),
-    ] = None,
-) -> None:
-    """Verify the ledger and show what was spent.
-
-    [dim]Example:[/dim]  septum site ledger --export ledger.jsonl
-    """
-    from septum import ledger as chain  # noqa: PLC0415
-    from septum.accounting import epsilon  # noqa: PLC0415
-    from septum_client.site import Site, write_durably  # noqa: PLC0415
-
-    site = Site.open(folder)
-    book = site.ledger
-    head = book.verify()
-    limits = site.policy
-    entries = book.entries()
-    studies = sorted({str(e.fields["study"]) for e in entries if e.fields["kind"] == "debit"})
-    table = Table(box=None, pad_edge=False)
-    for column in ("study", "rounds charged", "ε spent", "limit", "at δ"):
-        table.add_column(column, justify="left" if column == "study" else "right")
-    for study in studies:
-        charges = book.charges(study)
-        delta = _charged_delta(entries, study)
-        spent = epsilon(charges, delta=delta)
-        limit = f"{limits.epsilon_per_study:g}"
-        table.add_row(study[:16], str(len(charges)), f"{spent:.3f}", limit, f"{delta:g}")
-    every = book.charges()
-    table.add_row(
-        "all studies",
-        str(len(every)),
-        f"{epsilon(every, delta=limits.delta):.3f}",
-        f"{limits.epsilon_total:g}",
-        f"{limits.delta:g}",
-    )
-    Console().print(table)
-    typer.echo(f"{len(entries)} entries, chain verified, head {head.digest}")
-    if export is not None:
-        write_durably(export, chain.export(entries).encode())
-
-
-def _charged_delta(entries: list["Entry"], study: str) -> float:
-    # As charged: the study may have been withdrawn since; what it spent was not.
-    return min(
-        float(str(entry.fields["delta"]))
-        for entry in entries
-        if entry.fields["kind"] == "debit" and entry.fields["study"] == study
-    )
+    if pays < text.rounds:
+        typer.echo(f"The limits pay for {pays} of its {text.rounds} rounds; the rest is refused.")

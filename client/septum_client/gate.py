@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from septum.bundle import weights_of
 from septum.errors import Code, DataError, GateRefusal, LedgerError, Refusal
 from septum.ledger import Entry
 from septum.models import Vector
 from septum.privacy import Mechanism
+from septum.step_bounds import update_norm_bound
 from septum.study import Study
 from septum.wire import METRICS, RELEASE_FIELDS, Instruction, Release, payload_digest
-from septum_client import lineage, retention
+from septum_client import lineage, retention, spending
 from septum_client import train as training
 from septum_client.budget import Ledger
 from septum_client.cohort import Cohort, CohortSpec, Split
@@ -55,7 +57,14 @@ def terms(site: Site, digest: str) -> Terms:
     """
     study = site.approved(digest)
     policy = site.policy
-    return Terms(study=study, policy=policy, mechanism=policy.mechanism(study, site=site.name))
+    mechanism = policy.mechanism(study, site=site.name)
+    # What a study began with it keeps: a policy relaxed on the way is for the next study.
+    begun = spending.announced(site.ledger.said(), study=digest)
+    if begun is not None:
+        mechanism = mechanism.tightened(
+            noise_floor=begun.noise_multiplier, clip_ceiling=policy.clip_ceiling
+        )
+    return Terms(study=study, policy=policy, mechanism=mechanism)
 
 
 def answer(
@@ -90,7 +99,9 @@ def answer(
         )
     now = clock()
     cohort, consent = _cohort(site, agreed, today=now.date())
-    training.network(study, instruction.model)  # a model that does not fit must cost nothing
+    weights = weights_of(study, site.folder / "weights")
+    # A model that does not fit must cost nothing.
+    training.network(study, instruction.model, weights=weights)
     ledger = site.ledger
     randomness = source(site.name, instruction.study, instruction.round)
     patients = cohort.patients(Split.TRAIN).tolist()
@@ -100,17 +111,13 @@ def answer(
         round=instruction.round,
         instruction=instruction.digest,
         charge=agreed.mechanism.charge(),
-        delta=policy.study_delta(study),
-        limit=policy.epsilon_per_study,
-        total_delta=policy.delta,
-        total_limit=policy.epsilon_total,
-        most_rounds=study.rounds,
-        at=now.isoformat(timespec="seconds"),
+        limits=policy.limits(study),
+        at=now,
         note={
             "cohort": cohort.digest,
             "consent": consent,
             lineage.NOTE: present,
-            "delta": policy.study_delta(study),
+            "delta": agreed.mechanism.delta,
             "randomness": "seeded" if randomness.seeded else "system",
         },
     )
@@ -121,6 +128,7 @@ def answer(
         mechanism=agreed.mechanism,
         cohort=cohort,
         model=instruction.model,
+        weights=weights,
         randomness=randomness,
     )
     return _release(site, instruction, ledger=ledger, agreed=agreed, update=update)
@@ -147,9 +155,7 @@ def inspect(update: training.Update, *, agreed: Terms) -> tuple[Vector, Mapping[
             "the update holds a value that is not finite.",
             remedy="Lower the study's learning rate.",
         )
-    bound = agreed.mechanism.update_norm_bound(
-        parameters=len(vector), learning_rate=agreed.study.training.learning_rate
-    )
+    bound = update_norm_bound(agreed.mechanism, agreed.study.training, parameters=len(vector))
     if norm > bound:
         raise GateRefusal(
             Code.UPDATE_NORM,
@@ -222,11 +228,7 @@ def _intact(site: Site) -> Cohort:
 
 def cohort_spec(study: Study) -> CohortSpec:
     """Return what a cohort must hold for ``study``."""
-    return CohortSpec(
-        image_size=study.data.image_size,
-        labels=study.data.labels,
-        test_fraction=study.data.test_fraction,
-    )
+    return CohortSpec.of(study.data)
 
 
 def _outbox(site: Site, instruction: str) -> Path:

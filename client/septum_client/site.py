@@ -143,7 +143,8 @@ class Site:
 
         Raises:
           Refusal: With :attr:`Code.UNKNOWN_STUDY`: not approved here, or the file
-            no longer has the digest that was approved.
+            no longer has the digest that was approved; with
+            :attr:`Code.STUDY_INVALID`: it is no study that this version can hold.
         """
         path = self.folder / "approved" / f"{digest}.toml"
         if not _DIGEST.fullmatch(digest) or not path.is_file():
@@ -152,7 +153,10 @@ class Site:
                 "this site has not approved the study.",
                 remedy="Review it and run `septum site approve`.",
             )
-        study = load(path)
+        try:
+            study = load(path)
+        except ConfigError as error:
+            raise Refusal(Code.STUDY_INVALID, error.message, remedy=error.remedy) from None
         if study.digest != digest:
             raise Refusal(
                 Code.UNKNOWN_STUDY,

@@ -5,16 +5,14 @@ differential privacy, and that bounds, in a number, what the patient's images
 can have changed of it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from septum.accounting import epsilon
 from septum.errors import DataError
 from septum_client import consent, lineage, retention, storage
 from septum_client.cohort import Cohort, without
-from septum_client.lineage import Round
+from septum_client.exposure import Exposure, exposures
 from septum_client.pseudonyms import pseudonym
 from septum_client.site import Site
 
@@ -24,23 +22,6 @@ NOT_REACHED: Final = (
     "Not reached: images that wait for review, which do not say whose they are: look through them.",
 )
 """What a withdrawal cannot delete."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exposure:
-    """What one study was charged for rounds that the patient was in.
-
-    ``epsilon`` is patient-level, under add-or-remove of one patient with all
-    images, composed over these rounds at ``delta``: the smallest that any of
-    them was charged at.
-    """
-
-    study: str
-    rounds: tuple[int, ...]
-    uncertain: tuple[int, ...]
-    released: int
-    epsilon: float
-    delta: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +71,7 @@ class Withdrawal:
         return [
             *said,
             f"All studies together: epsilon {self.epsilon:.3f} at delta {self.delta:g}.",
+            "It holds if no study was chosen by what another released; else epsilon_total does.",
             "That bounds what this patient can have changed in everything this site released.",
             "Whether a step of those rounds drew the patient is recorded nowhere; it holds if so.",
         ]
@@ -129,18 +111,14 @@ def withdraw(site: Site, patient_id: str, *, at: datetime) -> Withdrawal:
             "and holds for later ingests.",
             remedy="Compare the ID with (0010,0020) of the images, and withdraw that one too.",
         )
-    studies = tuple(
-        _exposure(study, [each for each in rounds if each.study == study])
-        for study in dict.fromkeys(each.study for each in rounds)
-    )
-    delta = min((each.delta for each in rounds), default=0.0)
+    used = exposures(rounds)
     return Withdrawal(
         at=at.isoformat(timespec="seconds"),
         images=images,
         received=received,
-        studies=studies,
-        epsilon=epsilon((each.charge for each in rounds), delta=delta) if rounds else 0.0,
-        delta=delta,
+        studies=used.studies,
+        epsilon=used.epsilon,
+        delta=used.delta,
     )
 
 
@@ -165,15 +143,3 @@ def _empty_inbox(site: Site, who: str) -> int:
             f"the patient's files in the inbox could not be deleted ({error.strerror}).",
             remedy="Correct the folder's permissions, then withdraw again.",
         ) from None
-
-
-def _exposure(study: str, rounds: Sequence[Round]) -> Exposure:
-    delta = min(each.delta for each in rounds)
-    return Exposure(
-        study=study,
-        rounds=tuple(each.number for each in rounds),
-        uncertain=tuple(each.number for each in rounds if not each.certain),
-        released=sum(each.released for each in rounds),
-        epsilon=epsilon((each.charge for each in rounds), delta=delta),
-        delta=delta,
-    )

@@ -1,8 +1,10 @@
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import sqlite3
 import stat
+from datetime import UTC, datetime, timedelta
 
 import dp_accounting
 import pytest
@@ -13,22 +15,40 @@ from hypothesis import strategies as st
 from septum import ledger as chain
 from septum.accounting import Charge, epsilon
 from septum.errors import BudgetExceeded, Code, LedgerError, Refusal
+from septum.privacy_filter import Filter
 from septum_client.budget import Ledger
+from septum_client.spending import Limits
 
 CHARGE = Charge(noise_multiplier=1.0, sampling_rate=0.2, steps=5)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def debit(ledger, *, study="a" * 64, round=1, instruction="i", charge=CHARGE, **limits):
-    given = {"delta": 1e-4, "limit": 10.0, "total_delta": 1e-4, "total_limit": 20.0} | limits
+def debit(ledger, *, study="a" * 64, round=1, instruction="i", charge=CHARGE, at=NOW, **given):
+    caps = {"limit": 10.0, "delta": 1e-4, "year": 50.0, "total": 50.0} | given
     return ledger.debit(
         study=study,
         round=round,
         instruction=instruction,
         charge=charge,
-        most_rounds=50,
-        at="2026-01-01T00:00:00+00:00",
+        limits=Limits(
+            study=caps["limit"],
+            delta=caps["delta"],
+            year=Filter(epsilon=caps["year"], delta=1e-4),
+            total=Filter(epsilon=caps["total"], delta=1e-4),
+            rounds=50,
+        ),
+        at=at,
         note={"cohort": "c"},
-        **given,
+    )
+
+
+def cap_for(rounds, charge=CHARGE):
+    """Return an epsilon whose filter pays for so many rounds and no more."""
+    caps = (0.1 * tenth for tenth in range(1, 500))
+    return next(
+        cap
+        for cap in caps
+        if Filter(epsilon=cap, delta=1e-4).rounds_within(charge, most=rounds + 1) == rounds
     )
 
 
@@ -95,13 +115,48 @@ def test_a_refused_round_says_how_many_the_budget_still_pays_for(ledger):
 
 def test_budgets_add_up_over_restarts_and_studies(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    total = epsilon([CHARGE] * 3, delta=1e-4)
+    total = cap_for(3)
     studies = ["a" * 64, "b" * 64, "c" * 64]
     for study in studies:
-        assert debit(Ledger(path), study=study, total_limit=total) is None
+        assert debit(Ledger(path), study=study, total=total) is None
     with pytest.raises(BudgetExceeded, match="all studies of this site"):
-        debit(Ledger(path), study="d" * 64, total_limit=total)
-    assert epsilon(Ledger(path).charges(), delta=1e-4) == total
+        debit(Ledger(path), study="d" * 64, total=total)
+    assert len(Ledger(path).charges()) == 3
+
+
+def test_a_year_gives_room_back_after_365_days_and_the_total_never(ledger):
+    year, total = cap_for(2), cap_for(3)
+    for number, at in ((1, NOW), (2, NOW + timedelta(days=200))):
+        debit(ledger, round=number, at=at, year=year, total=total)
+    with pytest.raises(BudgetExceeded, match="one year"):
+        debit(ledger, round=3, at=NOW + timedelta(days=364), year=year, total=total)
+    debit(ledger, round=3, at=NOW + timedelta(days=366), year=year, total=total)
+    with pytest.raises(BudgetExceeded, match="all studies"):
+        debit(ledger, round=4, at=NOW + timedelta(days=5000), year=year, total=total)
+
+
+def test_a_clock_that_was_set_back_frees_no_budget(ledger):
+    debit(ledger, year=cap_for(1))
+    for days in (-10, -400, -4000):
+        with pytest.raises(BudgetExceeded, match="one year"):
+            debit(ledger, round=2, at=NOW + timedelta(days=days), year=cap_for(1))
+
+
+def test_noise_added_on_the_way_is_charged_at_the_noise_of_the_first_round(ledger):
+    louder = dataclasses.replace(CHARGE, noise_multiplier=3.0)
+    debit(ledger)
+    debit(ledger, round=2, charge=louder)
+    assert ledger.charges() == [CHARGE, CHARGE]
+
+
+@pytest.mark.parametrize(
+    "change", [{"noise_multiplier": 0.9}, {"sampling_rate": 0.3}, {"steps": 6}]
+)
+def test_a_mechanism_that_changes_on_the_way_is_refused_and_not_charged(ledger, change):
+    debit(ledger)
+    with pytest.raises(BudgetExceeded, match="may not weaken"):
+        debit(ledger, round=2, charge=dataclasses.replace(CHARGE, **change))
+    assert ledger.charges() == [CHARGE]
 
 
 def test_a_smaller_delta_makes_the_same_limit_stricter(ledger):

@@ -9,12 +9,13 @@ import pytest
 
 from septum.accounting import epsilon
 from septum.errors import BudgetExceeded, Code, DataError, GateRefusal, LedgerError, Refusal
+from septum.privacy_filter import Filter
 from septum.wire import encode_release, payload_digest
 from septum_bench.seeded import SeededSource
 from septum_client import consent, gate, lineage, storage
 from septum_client.budget import Ledger
 from septum_client.cohort import Cohort, Split
-from septum_client.pseudonyms import key_check
+from septum_client.pseudonyms import key_check, pseudonym
 from septum_client.rules import Intake
 from septum_client.train import Update
 from septum_client.train import train as real_train
@@ -178,7 +179,7 @@ def test_without_a_policy_nothing_trains(tiny, tmp_path):
 
 def test_a_study_outside_the_policy_is_refused(tiny, tmp_path):
     site = tiny.site(tmp_path / "s", policy=tiny.policy(models=("resnet18",)))
-    refused_free(site, tiny.instruction(tiny.study()), Code.STUDY_NOT_ALLOWED)
+    refused_free(site, tiny.instruction(tiny.study()), Code.MODEL_NOT_ALLOWED)
 
 
 def test_without_a_cohort_nothing_trains(tiny, tmp_path):
@@ -232,7 +233,12 @@ def test_a_round_over_the_budget_is_refused_untrained(tiny, tmp_path):
 
 def test_budgets_add_up_over_studies_of_one_site(tiny, tmp_path):
     studies = [tiny.study(name=f"study-{n}") for n in range(3)]
-    limit = epsilon([studies[0].mechanism("north").charge()] * 2, delta=1e-4)
+    one = studies[0].mechanism("north").charge()
+    limit = next(
+        cap / 10
+        for cap in range(1, 999)
+        if Filter(epsilon=cap / 10, delta=1e-4).rounds_within(one, most=3) == 2
+    )
     site = tiny.site(tmp_path / "s", studies[0], policy=tiny.policy(epsilon_total=limit))
     for study in studies[:2]:
         site.approve(study)
@@ -240,6 +246,81 @@ def test_budgets_add_up_over_studies_of_one_site(tiny, tmp_path):
     site.approve(studies[2])
     with pytest.raises(BudgetExceeded, match="all studies"):
         answer(site, tiny.instruction(studies[2]), Training())
+
+
+def test_a_year_of_a_site_is_limited_whatever_the_studies(tiny, tmp_path):
+    studies = [tiny.study(name=f"study-{n}") for n in range(2)]
+    site = tiny.site(tmp_path / "s", studies[0], policy=tiny.policy(epsilon_per_year=6.0))
+    site.approve(studies[1])
+    answer(site, tiny.instruction(studies[0]), Training())
+    refusing = tiny.instruction(studies[1])
+    with pytest.raises(BudgetExceeded, match="one year"):
+        answer(site, refusing, Training(), now=NOW + timedelta(days=300))
+    answer(site, refusing, Training(), now=NOW + timedelta(days=366))
+
+
+HOSTILE = [
+    ({"purpose_of_use": "POARCH"}, Code.PURPOSE_NOT_ALLOWED),
+    ({"commercial": True}, Code.PURPOSE_NOT_ALLOWED),
+    ({"recipients": ["participants", "public"]}, Code.RECIPIENT_NOT_ALLOWED),
+    ({"model": {"name": "efficientnet_b0"}}, Code.MODEL_NOT_ALLOWED),
+    ({"data": {"task": "classification", "labels": ["a", "b"]}}, Code.TASK_NOT_ALLOWED),
+    ({"sites": [{"name": "elsewhere", "patients": 10}]}, Code.STUDY_NOT_ALLOWED),
+    ({"privacy": {"noise_multiplier": 0.2, "steps_per_round": 500}}, Code.BUDGET_EXCEEDED),
+]
+
+
+@pytest.mark.parametrize(("wants", "code"), HOSTILE)
+def test_a_hostile_study_is_refused_with_its_own_code_untrained_and_free(
+    tiny, tmp_path, wants, code
+):
+    wants = {"strategy": {"minimum_sites": 1}} | wants
+    policy = tiny.policy(
+        models=("small_cnn",), tasks=("multilabel",), epsilon_per_study=3.0, noise_floor=0.1
+    )
+    site = tiny.site(tmp_path / "s", tiny.study(**wants), policy=policy)
+    refused_free(site, tiny.instruction(tiny.study(**wants)), code)
+
+
+@pytest.mark.parametrize(
+    ("line", "hostile"),
+    [
+        ("noise_multiplier = 1.0", "noise_multiplier = 0.0"),
+        ("max_grad_norm = 1.0", "max_grad_norm = inf"),
+        ("rounds = 3", 'rounds = 3\nmetrics = ["weights"]'),
+        ("steps_per_round = 2", "steps_per_round = 0"),
+        ("[privacy]", "[no_privacy]"),
+    ],
+    ids=["no noise", "no clip", "weights as a metric", "no steps", "no privacy at all"],
+)
+def test_a_study_without_privacy_cannot_be_said_and_is_refused(tiny, tmp_path, line, hostile):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study)
+    path = site.folder / "approved" / f"{study.digest}.toml"
+    text = path.read_text()
+    assert text.count(line) == 1
+    path.write_text(text.replace(line, hostile))
+    refused_free(site, tiny.instruction(study), Code.STUDY_INVALID)
+
+
+def test_a_floor_lowered_on_the_way_does_not_weaken_a_study_that_began(tiny, tmp_path):
+    study = tiny.study(privacy={"noise_multiplier": 0.5})
+    site = tiny.site(tmp_path / "s", study, policy=tiny.policy(noise_floor=2.0))
+    answer(site, tiny.instruction(study), Training())
+    (site.folder / "policy.toml").write_text(tiny.policy(noise_floor=0.1).to_toml())
+    release = answer(site, tiny.instruction(study, round=2), Training())
+    assert release.noise_multiplier == 2.0
+    assert {charge.noise_multiplier for charge in ledger(site).charges()} == {2.0}
+
+
+def test_a_floor_raised_on_the_way_counts_at_once_and_lowers_no_charge(tiny, tmp_path):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study)
+    answer(site, tiny.instruction(study), Training())
+    (site.folder / "policy.toml").write_text(tiny.policy(noise_floor=2.0).to_toml())
+    release = answer(site, tiny.instruction(study, round=2), Training())
+    assert release.noise_multiplier == 2.0
+    assert {charge.noise_multiplier for charge in ledger(site).charges()} == {1.0}
 
 
 def test_a_policy_tightened_between_two_rounds_counts_at_once(tiny, tmp_path):
@@ -355,17 +436,16 @@ def test_the_register_is_read_anew_at_every_round(tiny, tmp_path, as_listed):
         assert trained(train) == set(PATIENTS[:10]) - set(denied)
 
 
-def test_a_withdrawn_patient_is_absent_from_the_next_round_even_under_a_waiver(
-    tiny, tmp_path, as_listed
-):
+def test_a_withdrawn_patient_is_absent_from_the_next_round_even_under_a_waiver(tiny, tmp_path):
     study = tiny.study()
-    site = tiny.site(tmp_path / "s", study)
+    names = tuple(pseudonym(b"k" * 32, f"P{patient}") for patient in range(12))
+    site = tiny.site(tmp_path / "s", study, names=list(names))
     train = Training()
     answer(site, tiny.instruction(study), train)
-    assert PATIENTS[3] in trained(train)
-    consent.withdraw(site.folder / consent.FOLDER, PATIENTS[3], key=site.key, on=NOW.date())
+    assert names[3] in trained(train)
+    consent.withdraw(site.folder / consent.FOLDER, names[3], key=site.key, on=NOW.date())
     answer(site, tiny.instruction(study, round=2), train)
-    assert trained(train) == set(PATIENTS[:10]) - {PATIENTS[3]}
+    assert trained(train) == set(names[:10]) - {names[3]}
 
 
 def test_real_training_never_draws_whoever_does_not_permit(tiny, tmp_path, as_listed):
@@ -383,7 +463,7 @@ def test_real_training_never_draws_whoever_does_not_permit(tiny, tmp_path, as_li
 
 
 def test_consent_is_asked_for_the_purpose_of_the_study(tiny, tmp_path, as_listed):
-    policy = opt(tiny, "opt-in")
+    policy = opt(tiny, "opt-in", commercial=True)
     for code, commercial, some in (
         ("CLINTRCH", False, PATIENTS[:2]),
         ("HRESCH", False, PATIENTS[1:2]),

@@ -1,26 +1,41 @@
-from datetime import date
+from datetime import UTC, datetime
 
 import pytest
 
 from septum.errors import DataError
-from septum_client import consent
+from septum_bench.seeded import SeededSource
+from septum_client import consent, gate
 from septum_client.pseudonyms import pseudonym
 from septum_client.review import card
 from septum_client.rules import Intake
 
-TODAY = date(2026, 6, 1)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 NAMES = [pseudonym(b"k" * 32, f"P{patient}") for patient in range(12)]
 
 
 def lines(site, study):
-    return dict(card(site, study, today=TODAY))
+    return dict(card(site, study, now=NOW))
 
 
 def test_the_card_says_what_the_study_is_for(tiny, tmp_path):
     study = tiny.study(purpose_of_use="CLINTRCH", commercial=True)
-    site = tiny.site(tmp_path / "s", study)
+    site = tiny.site(tmp_path / "s", study, policy=tiny.policy(commercial=True))
     assert lines(site, study)["use"] == "CLINTRCH, commercial"
     assert lines(site, tiny.study())["use"] == "HRESCH, not commercial"
+
+
+def test_the_card_says_what_was_spent_and_how_many_rounds_still_fit(tiny, tmp_path):
+    study = tiny.study()
+    site = tiny.site(tmp_path / "s", study, policy=tiny.policy(epsilon_per_study=5.0))
+    before = lines(site, study)
+    assert before["this study"] == "spent epsilon 0.00 of 5 at delta 0.0001"
+    assert before["this year"].startswith("spent 0 % of the Rényi filter for epsilon 50")
+    assert before["budget"] == "pays for 1 of 3 rounds"
+    assert before["model goes to"] == "participants"
+    gate.answer(site, tiny.instruction(study), source=SeededSource(1), clock=lambda: NOW)
+    after = lines(site, study)
+    assert after["this study"].startswith("spent epsilon 4.06 of 5")
+    assert after["budget"] == "pays for 0 of 3 rounds more"
 
 
 def test_the_card_says_how_many_patients_permit_the_study(tiny, tmp_path):

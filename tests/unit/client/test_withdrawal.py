@@ -189,7 +189,7 @@ def test_an_unknown_patient_is_an_error_that_is_recorded_all_the_same(tiny, tmp_
         withdraw(site, "MUELLER-1957", at=NOW)
     assert "MUELLER" not in str(unknown.value)
     assert unknown.value.remedy
-    held = consent.withdrawn(site.folder / consent.FOLDER, KEY)
+    held = consent.withdrawn(site.folder / consent.FOLDER, site.key)
     assert held == {pseudonym(KEY, "MUELLER-1957")}
     assert withdraw(site, "MUELLER-1957", at=NOW).images == 0
 

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant
 
-from septum.accounting import Charge, epsilon, noise_for, rounds_within
+from septum.accounting import (
+    Charge,
+    epsilon,
+    noise_for,
+    renyi,
+    renyi_epsilon,
+    rounds_within,
+)
 from septum.errors import ConfigError
 
 HISTORIES = [
@@ -112,3 +119,49 @@ def test_rounds_within_is_the_last_number_of_rounds_that_fits():
     assert epsilon([*spent, *[one] * fits], delta=1e-4) <= 4.0
     assert epsilon([*spent, *[one] * (fits + 1)], delta=1e-4) > 4.0
     assert rounds_within(one, limit=0.01, delta=1e-4, spent=spent, most=100) == 0
+
+
+RENYI_SLACK = 1.35
+"""What the module promises: above the record, by 5 to 35 % for studies such as these."""
+
+
+@pytest.mark.parametrize(("history", "delta"), HISTORIES)
+def test_the_renyi_check_is_above_the_record_by_no_more_than_it_says(history, delta):
+    parts = [charge(*part) for part in history]
+    record = epsilon(parts, delta=delta)
+    assert record <= renyi_epsilon(parts, delta=delta) <= RENYI_SLACK * record
+
+
+@pytest.mark.parametrize(("history", "delta"), HISTORIES)
+@pytest.mark.parametrize("order", [2, 6, 40])
+def test_the_divergence_equals_dp_accountings(history, delta, order):
+    reference = RdpAccountant([order]).compose(event(history)).rdp[0]
+    ours = renyi([charge(*part) for part in history], order=order)
+    assert ours == pytest.approx(float(reference), rel=1e-12)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    parts=st.lists(
+        st.tuples(st.sampled_from([2.0, 3.0]), st.sampled_from([0.1, 1.0]), st.integers(0, 9)),
+        max_size=6,
+    ),
+    data=st.data(),
+)
+def test_neither_order_nor_grouping_of_charges_moves_any_figure(parts, data):
+    charges = [charge(*part) for part in parts]
+    shuffled = data.draw(st.permutations(charges))
+    single = [charge(noise, rate, 1) for noise, rate, steps in parts for _ in range(steps)]
+    for other in (shuffled, single):
+        assert epsilon(other, delta=1e-4) == epsilon(charges, delta=1e-4)
+        assert renyi(other, order=7) == renyi(charges, order=7)
+        assert renyi_epsilon(other, delta=1e-4) == renyi_epsilon(charges, delta=1e-4)
+
+
+def test_a_charge_records_the_event_that_another_accountant_can_read():
+    one = charge(1.3, 0.2, 7)
+    assert one.event() == dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(0.2, dp_accounting.GaussianDpEvent(1.3)), 7
+    )
+    reference = PLDAccountant().compose(one.event()).get_epsilon(1e-5)
+    assert epsilon([one], delta=1e-5) == pytest.approx(reference, abs=1e-3)
