@@ -13,7 +13,7 @@ ARGS =
 NPZ = pneumoniamnist.npz
 WORKERS = 2
 
-.PHONY: simulate test test-slow check bench bench-deid docs
+.PHONY: simulate test test-slow check bench bench-deid bench-dp docs
 
 simulate: $(READY)  ## a whole study on one machine; more options in ARGS="--sites 4 ..."
 	$(BIN)/septum simulate --out $(OUT) $(ARGS)
@@ -32,6 +32,9 @@ bench: $(READY)  ## public radiographs as DICOM hospitals; NPZ=path/to/pneumonia
 
 bench-deid: $(READY) .venv-deid/installed  ## Septum beside other de-identifiers: same files, one run
 	$(BIN)/python benchmarks/deid/compare.py --peers .venv-deid $(ARGS)
+
+bench-dp: $(READY)  ## a step of DP-SGD in every way, beside plain torch: CPU time and memory
+	$(BIN)/python benchmarks/dp/compare.py $(ARGS)
 
 docs: $(READY)  ## run the doctests; check every link, code and claim of the documents
 	$(BIN)/python -m pytest -n $(WORKERS) septum client server strategies simulations tests/house

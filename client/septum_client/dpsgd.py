@@ -1,40 +1,41 @@
 """DP-SGD whose unit is the patient, on Opacus.
 
 Opacus computes one gradient per image; here a patient's image gradients are
-averaged into one before Opacus clips, so a patient weighs the same with one
+averaged into one before the clip, so a patient weighs the same with one
 image or twenty. Sampling, clip, noise and divisor come from one
 :class:`~septum.privacy.Mechanism`.
 """
 
 import math
-import warnings
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
-from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn import functional
 
 from septum import tasks
-from septum.errors import Code, Refusal
 from septum.models import check_private, parameter_count
 from septum.privacy import Mechanism
+from septum_client.clipping import (
+    PatientGradSampleModule,
+    PatientOptimizer,
+    Patients,
+    free_bytes,
+    physical_batch,
+    row_bytes,
+    verify,
+)
 from septum_client.randomness import Randomness
 
-# Inputs are data and need no gradient; Opacus' hooks on the first layer make torch remark on it.
-warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients")
-
-_GRADIENT_BYTES: Final = 256 << 20  # per-image gradients of one physical batch
-_LARGEST_BATCH: Final = 32
-
 Images = npt.NDArray[np.float16]
-Labels = npt.NDArray[np.float32]
+Targets = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Optimizers = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Augment = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def draw_patients(patients: Indices, *, mechanism: Mechanism, randomness: Randomness) -> Indices:
@@ -50,89 +51,25 @@ def draw_images(images: slice, *, most: int, randomness: Randomness) -> Indices:
     return np.sort(indices[np.argsort(randomness.uniform(len(indices)))[:most]])
 
 
-def physical_batch(parameters: int, *, images_per_patient: int) -> int:
-    """Return the images of every backward pass: a constant of the study, not of the draw.
-
-    Small enough for the gradients to fit in memory, and at least one patient's images.
-    """
-    fits = min(_LARGEST_BATCH, _GRADIENT_BYTES // (4 * parameters))
-    return max(2, images_per_patient, fits)
-
-
-class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer, over patients and with injected noise.
-
-    Guarantees:
-      - One patient adds at most ``max_grad_norm`` to the sum, in L2 norm, whatever
-        its images or loss; a gradient that is not finite adds nothing.
-      - Every step adds noise, drawn patients or not.
-
-    Rounding: a patient's gradient is computed in a batch of one constant shape,
-    because torch picks other kernels for other shapes, and a coordinator who
-    chooses the weights can blow a last bit up into another gradient. Then one
-    patient's presence would move another's part of the sum.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, *, mechanism: Mechanism, randomness: Randomness
-    ) -> None:
-        super().__init__(
-            optimizer,
-            noise_multiplier=mechanism.noise_multiplier,
-            max_grad_norm=mechanism.max_grad_norm,
-            expected_batch_size=cast(int, mechanism.expected_patients),
-            loss_reduction="mean",
-        )
-        self._randomness = randomness
-
-    def group(self, patients: torch.Tensor, *, count: int) -> None:
-        """Sum per-image gradients into per-patient ones, in place of them.
-
-        Args:
-          patients: For each image of the batch, its patient's position, int64;
-            ``count`` for an image that only fills the batch.
-          count: Number of patients in the batch.
-        """
-        grouped = []
-        for parameter in self.params:
-            sample = cast(torch.Tensor, parameter.grad_sample)
-            total = sample.new_zeros((count + 1, *sample.shape[1:]))
-            grouped.append(total.index_add_(0, patients, sample)[:count])
-        finite = torch.ones(count, dtype=torch.bool, device=patients.device)
-        for total in grouped:
-            # A sum of squares overflows before its terms do: it is the norm that must be finite.
-            finite &= total.flatten(1).square().sum(dim=1).isfinite()
-        for parameter, total in zip(self.params, grouped, strict=True):
-            if not finite.all():
-                total[~finite] = 0
-            parameter.grad_sample = total
-
-    def no_patients(self) -> None:
-        """Stand in for the gradients of an empty draw: none, of the right shapes."""
-        for parameter in self.params:
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-
-    def add_noise(self) -> None:
-        """Add Gaussian noise of ``noise_multiplier * max_grad_norm`` to each coordinate."""
-        std = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            noise = torch.from_numpy(self._randomness.normal(parameter.numel()) * std)
-            total = parameter.summed_grad.to("cpu", torch.float64) + noise.view(parameter.shape)
-            parameter.grad = total.to(parameter.device, parameter.dtype)
-
-
 class PatientTrainer:
     """Runs steps of the mechanism on one model.
 
     Args:
       model: A network of the registry; its parameters are trained in place.
       mechanism: Sampling rate, clip, noise and divisor.
-      learning_rate: Of plain SGD.
+      optimizer: Makes the optimizer of the noisy gradients from the parameters;
+        whatever it does is post-processing.
       images_per_patient: Most images of one drawn patient.
+      views: Augmented views of each image; averaged before the clip, at no
+        privacy cost (De et al. 2022, arXiv:2204.13650).
+      loss: Loss of each image, ``(outputs, targets) -> (images,)``, with no tie
+        between images.
       proximal_mu: Pull towards the initial weights (FedProx, Li et al. 2020,
         arXiv:1812.06127), applied after the noise: it depends on no patient.
       randomness: Source of noise.
       device: Where to compute.
+      physical: Images of every backward pass, a constant of the site; from the
+        memory that is free unless given. The result does not depend on it.
     """
 
     def __init__(
@@ -140,85 +77,125 @@ class PatientTrainer:
         model: nn.Module,
         *,
         mechanism: Mechanism,
-        learning_rate: float,
+        optimizer: Optimizers,
         images_per_patient: int,
-        proximal_mu: float,
+        views: int = 1,
+        loss: Loss = tasks.loss,
+        proximal_mu: float = 0.0,
         randomness: Randomness,
         device: torch.device,
+        physical: int | None = None,
     ) -> None:
         check_private(model)
-        findings = ModuleValidator.validate(model, strict=False)
-        if findings:
-            raise Refusal(
-                Code.UNKNOWN_LAYER,
-                f"Opacus cannot follow a layer of this network: {type(findings[0]).__name__}.",
-                remedy="Choose a registered network.",
-            )
-        self._device = device
-        self._model = GradSampleModule(model.to(device).train(), loss_reduction="sum")
-        parameters = list(self._model.parameters())
+        self._model, self._device = model.to(device).train(), device
+        self._loss, self._views, self._most = loss, views, images_per_patient * views
+        self._expected = mechanism.expected_patients
+        self._size = max(physical, self._most) if physical else 0
+        self._ready = False
+        self._wrapped = PatientGradSampleModule(self._model)
+        parameters = [one for one in model.parameters() if one.requires_grad]
         self._optimizer = PatientOptimizer(
-            torch.optim.SGD(parameters, lr=learning_rate),
-            mechanism=mechanism,
-            randomness=randomness,
+            optimizer(parameters), mechanism=mechanism, randomness=randomness
         )
-        self._size = physical_batch(parameter_count(model), images_per_patient=images_per_patient)
         if proximal_mu:
             anchors = [parameter.detach().clone() for parameter in parameters]
 
             def pull(_: Any) -> None:
                 for parameter, anchor in zip(parameters, anchors, strict=True):
-                    parameter.grad.add_(parameter.detach() - anchor, alpha=proximal_mu)
+                    noisy = cast(torch.Tensor, parameter.grad)
+                    noisy.add_(parameter.detach() - anchor, alpha=proximal_mu)
 
             self._optimizer.attach_step_hook(pull)
 
-    def step(self, images: Images, labels: Labels, drawn: Sequence[Indices]) -> None:
+    def step(
+        self,
+        images: Images,
+        targets: Targets,
+        drawn: Sequence[Indices],
+        augment: Augment | None = None,
+    ) -> None:
         """Take one step on the drawn patients.
 
         Args:
-          images: All images of the cohort, float16 (images, channels, h, w) in [0, 1].
-          labels: Their labels, float32 (images, labels).
+          images: All images of the cohort, float16 (images, channels, [depth,] h, w) in [0, 1].
+          targets: What to learn of each: float32 (images, labels), or uint8 masks
+            (images, [depth,] h, w).
           drawn: For each drawn patient, the indices of its images; may be empty.
+          augment: Changes a batch of images, float32 in [0, 1], and its targets,
+            each image by itself; called on each batch of views.
         """
-        batches = self._split(drawn)
-        if not batches:
-            self._optimizer.no_patients()
-            self._optimizer.step()
-        for number, batch in enumerate(batches):
-            self._backward(images, labels, batch)
-            if number < len(batches) - 1:
-                self._optimizer.signal_skip_step()
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        size = self._prepare(images.shape[1:])
+        for batch in self._split(drawn, size):
+            self._backward(images, targets, batch, augment, size)
+        self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def detach(self) -> None:
-        """Take Opacus' hooks off the model, which keeps its trained weights."""
-        self._model.remove_hooks()
+        """Take the hooks off the model, which keeps its trained weights."""
+        self._wrapped.remove_hooks()
 
-    def _split(self, drawn: Sequence[Indices]) -> list[list[Indices]]:
+    def _prepare(self, shape: tuple[int, ...]) -> int:
+        """Return the rows of every batch; before the first one, ask whether the network is exact.
+
+        Measured before any patient is drawn, so it depends on none.
+        """
+        if self._ready:
+            return self._size
+        self._wrapped.remove_hooks()
+        verify(self._model, shape, most=self._most)
+        if not self._size:
+            self._size = physical_batch(
+                row=row_bytes(self._model, shape, device=self._device),
+                parameters=parameter_count(self._model),
+                most=self._most,
+                expected=self._expected,
+                free=free_bytes(self._device),
+                device=self._device,
+            )
+        self._wrapped = PatientGradSampleModule(self._model)
+        self._ready = True
+        return self._size
+
+    def _split(self, drawn: Sequence[Indices], most: int) -> list[list[Indices]]:
         batches: list[list[Indices]] = []
         size = math.inf
         for patient in drawn:
-            if size + len(patient) > self._size:
+            rows = np.repeat(patient, self._views)
+            if size + len(rows) > most:
                 batches.append([])
                 size = 0
-            batches[-1].append(patient)
-            size += len(patient)
+            batches[-1].append(rows)
+            size += len(rows)
         return batches
 
-    def _backward(self, images: Images, labels: Labels, batch: Sequence[Indices]) -> None:
+    def _backward(
+        self,
+        images: Images,
+        targets: Targets,
+        batch: Sequence[Indices],
+        augment: Augment | None,
+        size: int,
+    ) -> None:
         rows = np.concatenate(batch)
-        filler = self._size - len(rows)
-        counts = torch.tensor([len(patient) for patient in batch])
-        patients = torch.repeat_interleave(torch.arange(len(batch)), counts)
-        share = functional.pad((1.0 / counts)[patients], (0, filler)).to(self._device)
-        patients = functional.pad(patients, (0, filler), value=len(batch))
+        counts = [len(patient) for patient in batch]
+        patients = Patients.of(counts, batch=size, most=self._most, device=self._device)
+        share = patients.spread_out(1.0 / torch.tensor(counts, device=self._device))
         # Blank images fill the batch up; their gradients are dropped, not weighted by zero.
-        pixels = functional.pad(torch.from_numpy(images[rows]), (0, 0) * 3 + (0, filler))
-        inputs = tasks.normalise(pixels.to(self._device))
-        targets = functional.pad(torch.from_numpy(labels[rows]), (0, 0, 0, filler))
-        targets = targets.to(self._device)
-        total = (tasks.loss(self._model(inputs), targets) * share).sum()
-        torch.autograd.backward(total)
-        self._optimizer.group(patients.to(self._device), count=len(batch))
+        pixels = _filled(images, rows, size).to(self._device, torch.float32)
+        wanted = _filled(targets, rows, size).to(self._device)
+        if augment is not None:
+            pixels, wanted = augment(pixels, wanted)
+
+        def total() -> torch.Tensor:
+            losses = self._loss(self._model(tasks.normalise(pixels)), wanted)
+            if losses.shape != share.shape:
+                # A mean over the batch would let one patient's loss depend on another's.
+                raise ValueError(f"the loss has shape {tuple(losses.shape)}, not ({size},)")
+            return (losses * share).sum()
+
+        self._optimizer.add(self._wrapped.sums(patients, total, self._optimizer.coefficients))
+
+
+def _filled(array: Images | Targets, rows: Indices, size: int) -> torch.Tensor:
+    chosen = torch.from_numpy(array[rows])
+    return functional.pad(chosen, (0, 0) * (chosen.dim() - 1) + (0, size - len(rows)))
