@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from septum.errors import ConfigError, explain
-from septum.privacy import Mechanism
+from septum.privacy import Clipping, Mechanism
+from septum.training import Aggregation, Part, Training
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -21,15 +22,11 @@ trial, disease specific, population origins or ancestry, translational."""
 Label = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 Range = tuple[()] | tuple[FiniteFloat, FiniteFloat]
 """Least and greatest; empty for none, because TOML knows no null."""
 
 
-class Reference(_Part):
+class Reference(Part):
     """What the study's designers expect of the data, so that a hospital can compare.
 
     Public numbers, never fitted to a hospital's data. Empty means no expectation.
@@ -47,31 +44,87 @@ class Reference(_Part):
     mean_intensity: Range = ()
 
 
-class Data(_Part):
-    """What a cohort of this study holds."""
+Task = Literal["multilabel", "classification", "regression", "segmentation"]
+"""What is learnt: any number of findings, one of several classes, numbers, or a mask."""
+
+
+class Data(Part):
+    """What a cohort of this study holds, and what its labels mean.
+
+    Args:
+      image_size: Pixels a side, of a picture or of each slice.
+      depth: Slices of a volume; 1 for pictures.
+      task: ``multilabel``: each label is present or absent. ``classification``:
+        the labels are the classes, and each image is of one. ``regression``:
+        each label is a number. ``segmentation``: the labels are the mask's
+        classes; background is 0 and not named.
+      labels: Their names, in the order of the network's outputs.
+      ranges: For regression, the public least and greatest value of each label:
+        targets are scaled by these constants, never by a hospital's statistics.
+      positive_weight: Public weight of each label (multilabel: where present)
+        or class in the loss, against class imbalance; empty for 1 each. It is
+        the study's constant: reading it off the data would spend privacy.
+      test_fraction: Share of patients who are never trained on.
+    """
 
     image_size: int = Field(64, ge=16, le=1024)
-    labels: tuple[Label, ...] = Field(min_length=1)
+    depth: int = Field(1, ge=1, le=256)
+    task: Task = "multilabel"
+    labels: tuple[Label, ...] = Field(min_length=1, max_length=64)
+    ranges: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
+    positive_weight: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
     test_fraction: float = Field(0.25, gt=0, lt=1)
     reference: Reference = Reference()
 
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        labels = len(self.labels)
+        if self.task == "classification" and labels < 2:
+            raise ValueError("task 'classification' needs at least two labels: its classes")
+        if len(self.ranges) != (labels if self.task == "regression" else 0):
+            raise ValueError(
+                f"ranges has {len(self.ranges)} pairs; task 'regression' needs one for each "
+                "label, any other task none"
+            )
+        if any(high <= low for low, high in self.ranges):
+            raise ValueError("ranges needs the least value before the greatest")
+        if self.positive_weight and self.task == "regression":
+            raise ValueError("task 'regression' takes no positive_weight")
+        if len(self.positive_weight) not in {0, labels}:
+            raise ValueError(
+                f"positive_weight has {len(self.positive_weight)} values for {labels} labels"
+            )
+        return self
 
-class Model(_Part):
-    """The network, by its registered name, and the public seed of its initial weights."""
+
+class Model(Part):
+    """The network, by its registered name, and where its initial weights come from.
+
+    Args:
+      name: A name of :data:`septum.models.MODELS`; no free-form option exists, so
+        no architecture comes from the wire.
+      seed: Public seed of the initial weights.
+      weights: SHA-256 of a public weights file (:mod:`septum.bundle`) to start
+        from instead; empty for the seed alone.
+      train: ``all`` weights, or the ``head`` alone on a frozen backbone.
+      lora_rank: Rank of low-rank updates of the backbone's linear layers, whose
+        own weights stay frozen (Hu et al. 2022, arXiv:2106.09685); 0 for none.
+    """
 
     name: str = "small_cnn"
     seed: int = Field(0, ge=0)
+    weights: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    train: Literal["all", "head"] = "all"
+    lora_rank: int = Field(0, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _frozen_backbone(self) -> Self:
+        if self.lora_rank and self.train == "all":
+            raise ValueError("lora_rank above 0 needs train 'head': the backbone stays frozen")
+        return self
 
 
-class Training(_Part):
-    """Local training: numbers that do not move epsilon."""
-
-    learning_rate: float = Field(0.5, gt=0, allow_inf_nan=False)
-    images_per_patient: int = Field(2, ge=1, le=64)
-    proximal_mu: float = Field(0.0, ge=0, allow_inf_nan=False)
-
-
-class Privacy(_Part):
+class Privacy(Part):
     """Patient-level differential privacy: the numbers that move epsilon, with the rounds."""
 
     # Below 0.1 no accountant's figure means anything, and its tables outgrow the memory.
@@ -80,16 +133,10 @@ class Privacy(_Part):
     sampling_rate: float = Field(gt=0, le=1, allow_inf_nan=False)
     steps_per_round: int = Field(gt=0)
     delta: float = Field(gt=0, lt=0.1)
+    clipping: Clipping = "flat"
 
 
-class Aggregation(_Part):
-    """The server's strategy, by name."""
-
-    name: Literal["fedavg", "fedprox"] = "fedavg"
-    minimum_sites: int = Field(2, ge=1)
-
-
-class Participant(_Part):
+class Participant(Part):
     """A hospital of this study.
 
     ``patients`` is a public constant that the hospital declares once. It fixes
@@ -100,11 +147,13 @@ class Participant(_Part):
     patients: int = Field(gt=0)
 
 
-class Study(_Part):
+class Study(Part):
     """A study, parsed and checked.
 
     ``purpose`` is for people. ``purpose_of_use`` and ``commercial`` are what each
-    hospital holds against its patients' consent before every round.
+    hospital holds against its patients' consent before every round. ``recipients``
+    is who gets the model: ``participants`` (the hospitals and their coordinator),
+    ``public`` (anybody), or the name of an organisation.
 
     Guarantees:
       - Frozen. Equal studies have equal digests; any changed value changes it.
@@ -116,6 +165,7 @@ class Study(_Part):
     purpose: str = Field(min_length=1, max_length=500)
     purpose_of_use: PurposeOfUse = "HRESCH"
     commercial: bool = False
+    recipients: tuple[Name, ...] = Field(("participants",), min_length=1)
     rounds: int = Field(gt=0, le=10_000)
     data: Data
     model: Model = Model()
@@ -127,10 +177,11 @@ class Study(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         # Here because MONAI takes seconds to import, and `septum --help` must not.
-        from septum.models import MODELS  # noqa: PLC0415
+        from septum.models import unfit  # noqa: PLC0415
 
-        if self.model.name not in MODELS:
-            raise ValueError(f"model.name is {self.model.name!r}; choose one of {list(MODELS)}")
+        reason = unfit(self.model, self.data)
+        if reason:
+            raise ValueError(reason)
         if len(set(self.data.labels)) != len(self.data.labels):
             raise ValueError("data.labels must be unique")
         names = [site.name for site in self.sites]
@@ -143,8 +194,14 @@ class Study(_Part):
             )
         if self.strategy.name == "fedprox" and self.training.proximal_mu == 0:
             raise ValueError("strategy 'fedprox' needs training.proximal_mu above 0")
-        if self.strategy.name == "fedavg" and self.training.proximal_mu > 0:
-            raise ValueError("training.proximal_mu above 0 is 'fedprox', not 'fedavg'")
+        if self.strategy.name != "fedprox" and self.training.proximal_mu > 0:
+            raise ValueError(
+                f"training.proximal_mu above 0 is 'fedprox', not {self.strategy.name!r}"
+            )
+        if self.training.augmentation != "none" and self.data.depth > 1:
+            raise ValueError("training.augmentation is for pictures; data.depth is above 1")
+        if self.training.label_smoothing and self.data.task != "multilabel":
+            raise ValueError("training.label_smoothing is for data.task 'multilabel'")
         pull = self.training.learning_rate * self.training.proximal_mu
         if pull > 1:
             raise ValueError(
@@ -174,6 +231,8 @@ class Study(_Part):
             sampling_rate=self.privacy.sampling_rate,
             steps=self.privacy.steps_per_round,
             expected_patients=self.privacy.sampling_rate * self.participant(name).patients,
+            delta=self.privacy.delta,
+            clipping=self.privacy.clipping,
         )
 
     def to_toml(self) -> str:

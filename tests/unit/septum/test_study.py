@@ -118,11 +118,12 @@ def _digest_of(fields):
     sites = tuple(participant.model_construct(**site) for site in fields["sites"])
     reference = {name: tuple(value) for name, value in fields["data"]["reference"].items()}
     update = {
-        "labels": tuple(fields["data"]["labels"]),
+        **{name: tuple(fields["data"][name]) for name in ("labels", "ranges", "positive_weight")},
         "reference": Reference.model_construct(**reference),
     }
     parts["data"] = parts["data"].model_copy(update=update)
-    return Study.model_construct(**(fields | parts | {"sites": sites})).digest
+    rest = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    return Study.model_construct(**(fields | rest | parts | {"sites": sites})).digest
 
 
 def test_the_digest_is_64_hex_digits_and_stable_across_processes(tiny):
@@ -237,6 +238,47 @@ def _toml(fields):
 def test_a_study_is_for_research_and_not_commercial_unless_it_says_otherwise(tiny):
     study = tiny.study()
     assert (study.purpose_of_use, study.commercial) == ("HRESCH", False)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"task": "classification"}, "at least two labels"),
+        ({"task": "regression"}, "ranges has 0 pairs"),
+        ({"task": "regression", "ranges": [[3.0, 3.0]]}, "least value before"),
+        ({"ranges": [[0.0, 1.0]]}, "ranges has 1 pairs"),
+        ({"task": "regression", "ranges": [[0, 9]], "positive_weight": [2]}, "positive_weight"),
+        ({"positive_weight": [2, 3]}, "positive_weight has 2"),
+        ({"positive_weight": [0]}, "positive_weight"),
+        ({"positive_weight": [float("inf")]}, "positive_weight"),
+        ({"task": "segmentation"}, "segmentation"),
+        ({"task": "survival"}, "task"),
+        ({"depth": 0}, "depth"),
+        ({"depth": 257}, "depth"),
+    ],
+)
+def test_a_task_that_its_labels_cannot_serve_is_refused(tiny, data, words):
+    fields = tiny.study().model_dump(mode="json")
+    fields["data"] |= data
+    with pytest.raises(ConfigError, match=words):
+        parse(tomlkit.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"weights": "abc"}, "weights"),
+        ({"train": "tail"}, "train"),
+        ({"lora_rank": 65}, "lora_rank"),
+        ({"lora_rank": 4}, "needs train 'head'"),
+        ({"options": {"width": 512}}, "options"),
+    ],
+)
+def test_a_model_outside_the_registry_s_choices_is_refused(tiny, model, words):
+    fields = tiny.study().model_dump(mode="json")
+    fields["model"] |= model
+    with pytest.raises(ConfigError, match=words):
+        parse(tomlkit.dumps(fields))
 
 
 @pytest.mark.parametrize(

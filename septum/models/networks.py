@@ -1,0 +1,234 @@
+"""The registered networks: how each is made, what it takes, and what it can learn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, cast
+
+from monai.networks import nets
+from monai.networks.nets.resnet import get_inplanes
+from torch import nn
+
+from septum.models.oriented import SIDE, OrientedLinear
+from septum.models.small import SmallCNN
+from septum.models.transformer import VisionTransformer
+
+_LABELS: Final = frozenset({"multilabel", "classification", "regression"})
+_MASKS: Final = frozenset({"segmentation"})
+_GROUP_NORM: Final = ("group", {"num_groups": 4})
+
+_B0: Final = (
+    "r1_k3_s11_e1_i32_o16_se0.25",
+    "r2_k3_s22_e6_i16_o24_se0.25",
+    "r2_k5_s22_e6_i24_o40_se0.25",
+    "r3_k3_s22_e6_i40_o80_se0.25",
+    "r3_k5_s11_e6_i80_o112_se0.25",
+    "r4_k5_s22_e6_i112_o192_se0.25",
+    "r1_k3_s11_e6_i192_o320_se0.25",
+)
+"""EfficientNet-B0's blocks (Tan and Le 2019, arXiv:1905.11946, table 1) as MONAI writes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a network is made for: channels in, outputs, and sides ``([depth,] h, w)``."""
+
+    channels: int
+    outputs: int
+    size: tuple[int, ...]
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions: 2 for pictures, 3 for volumes."""
+        return len(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A registered network.
+
+    Attributes:
+      make: From a shape to the network as its authors wrote it.
+      head: Name of its last layer, after conversion.
+      tasks: What it can learn.
+      dims: Spatial dimensions it takes.
+      multiple: Every side of an image is a multiple of this.
+      least: Least side of an image.
+      linear: Whether its backbone has linear layers, which LoRA needs.
+      source: Where it comes from.
+    """
+
+    make: Callable[[Shape], nn.Module]
+    head: str
+    tasks: frozenset[str] = _LABELS
+    dims: tuple[int, ...] = (2, 3)
+    multiple: int = 1
+    least: int = 1
+    linear: bool = False
+    source: str
+
+
+def _small_cnn(shape: Shape) -> nn.Module:
+    return SmallCNN(shape.channels, shape.outputs, dims=shape.dims)
+
+
+def _oriented_linear(shape: Shape) -> nn.Module:
+    return OrientedLinear(shape.channels, shape.outputs)
+
+
+def _resnet18(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.ResNet(
+            block="basic",
+            layers=[2, 2, 2, 2],
+            block_inplanes=get_inplanes(),
+            spatial_dims=shape.dims,
+            n_input_channels=shape.channels,
+            num_classes=shape.outputs,
+        ),
+    )
+
+
+def _densenet121(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.DenseNet121(
+            spatial_dims=shape.dims, in_channels=shape.channels, out_channels=shape.outputs
+        ),
+    )
+
+
+def _efficientnet_b0(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.EfficientNet(
+            blocks_args_str=list(_B0),
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            num_classes=shape.outputs,
+            dropout_rate=0.0,
+            drop_connect_rate=0.0,
+            image_size=shape.size[-1],
+        ),
+    )
+
+
+def _seresnet50(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.SEResNet50(
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            num_classes=shape.outputs,
+            dropout_prob=None,
+            pretrained=False,
+        ),
+    )
+
+
+def _vit(shape: Shape) -> nn.Module:
+    return VisionTransformer(shape.channels, shape.outputs, size=shape.size)
+
+
+def _unet(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.UNet(
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            out_channels=shape.outputs,
+            channels=(16, 32, 64, 128),
+            strides=(2, 2, 2),
+            act="relu",
+            norm=_GROUP_NORM,
+        ),
+    )
+
+
+def _segresnet(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.SegResNet(
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            out_channels=shape.outputs,
+            init_filters=8,
+        ),
+    )
+
+
+def _dynunet(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.DynUNet(
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            out_channels=shape.outputs,
+            kernel_size=[3, 3, 3, 3],
+            strides=[1, 2, 2, 2],
+            upsample_kernel_size=[2, 2, 2],
+            filters=[16, 32, 64, 128],
+            norm_name=_GROUP_NORM,
+        ),
+    )
+
+
+def _swin_unetr(shape: Shape) -> nn.Module:
+    return cast(
+        nn.Module,
+        nets.SwinUNETR(
+            spatial_dims=shape.dims,
+            in_channels=shape.channels,
+            out_channels=shape.outputs,
+            feature_size=12,
+            norm_name=_GROUP_NORM,
+        ),
+    )
+
+
+MODELS: Final[Mapping[str, Network]] = MappingProxyType(
+    {
+        "small_cnn": Network(make=_small_cnn, head="head", source="Septum"),
+        "oriented_linear": Network(
+            make=_oriented_linear, head="head", dims=(2,), least=SIDE, source="Septum"
+        ),
+        "resnet18": Network(make=_resnet18, head="fc", source="MONAI ResNet"),
+        "densenet121": Network(
+            make=_densenet121, head="class_layers.out", least=32, source="MONAI DenseNet121"
+        ),
+        "efficientnet_b0": Network(
+            make=_efficientnet_b0, head="_fc", dims=(2,), source="MONAI EfficientNet"
+        ),
+        "seresnet50": Network(
+            make=_seresnet50, head="last_linear", dims=(2,), linear=True, source="MONAI SEResNet50"
+        ),
+        "vit": Network(make=_vit, head="head", multiple=8, linear=True, source="Septum"),
+        "unet": Network(
+            make=_unet, head="model.2.conv.conv", tasks=_MASKS, multiple=8, source="MONAI UNet"
+        ),
+        "segresnet": Network(
+            make=_segresnet,
+            head="conv_final.2.conv",
+            tasks=_MASKS,
+            multiple=8,
+            source="MONAI SegResNet",
+        ),
+        "dynunet": Network(
+            make=_dynunet,
+            head="output_block.conv.conv",
+            tasks=_MASKS,
+            multiple=8,
+            source="MONAI DynUNet",
+        ),
+        "swin_unetr": Network(
+            make=_swin_unetr,
+            head="out.conv.conv",
+            tasks=_MASKS,
+            multiple=32,
+            linear=True,
+            source="MONAI SwinUNETR",
+        ),
+    }
+)
+"""Every network that a study may name; a coordinator cannot bring another."""
