@@ -35,7 +35,7 @@ def arrange(
 
     Returns:
       The place of each image in the file of pixels, the arrays by name
-      (:func:`septum_client.storage.promised`), and each patient's linkage, if
+      (:meth:`CohortSpec.promised`), and each patient's linkage, if
       there is any. Patients are ordered by pseudonym and images by keyed hash
       and frame, so that the order tells nothing and never depends on file names.
 
@@ -64,7 +64,7 @@ def arrange(
     held_out = [is_held_out(key, patient, spec.test_fraction) for patient in patients]
     label_rows = np.array([row.label_row for row in ordered])
     arrays: dict[str, NDArray[Any]] = {
-        "labels": table.values[label_rows],
+        "labels": _labels(table, label_rows, spec),
         "patient_of_image": np.repeat(
             np.arange(len(patients), dtype=np.int32), [len(images) for images in of_patient]
         ),
@@ -73,8 +73,12 @@ def arrange(
         "age_band": _bytes(youngest_band(row.age_band for row in images) for images in of_patient),
         "declared": _bytes(declared[patient] for patient in patients),
         "pseudonyms": np.array(patients, dtype="S32"),
-        **{META + name: values[label_rows] for name, values in table.meta.items()},
-        **_origins(ordered),
+        # The last one is for an image without a row.
+        **{
+            META + name: np.append(values, np.float32(np.nan))[label_rows]
+            for name, values in table.meta.items()
+        },
+        **_origins(ordered, masked=spec.masked),
     }
     _require_learnable(arrays, spec)
     linkage = tuple(images[0].linkage for images in of_patient)
@@ -85,8 +89,15 @@ def arrange(
     )
 
 
-def _origins(ordered: Sequence[Row]) -> Mapping[str, NDArray[Any]]:
-    return {
+def _labels(table: LabelTable, rows: NDArray[np.int64], spec: CohortSpec) -> NDArray[np.float32]:
+    if spec.masked:
+        return np.empty((len(rows), 0), dtype=np.float32)
+    return table.values[rows]
+
+
+def _origins(ordered: Sequence[Row], *, masked: bool) -> Mapping[str, NDArray[Any]]:
+    of_masks = {"origin_mask": np.array([row.mask for row in ordered], dtype="S32")}
+    return (of_masks if masked else {}) | {
         "origin_source": np.array([row.source for row in ordered], dtype="S32"),
         "origin_instance": np.array([row.instance for row in ordered], dtype="S44"),
         "origin_frame": np.array([row.frame for row in ordered], dtype=np.int32),
@@ -110,10 +121,39 @@ def _require_learnable(arrays: dict[str, NDArray[Any]], spec: CohortSpec) -> Non
                 remedy="Add patients, or move test_fraction towards 0.5.",
             )
     train = arrays["labels"][split[arrays["patient_of_image"]] == Split.TRAIN]
-    for column, name in enumerate(spec.labels):
-        classes = np.unique(train[:, column])
-        if len(classes) < 2:
+    if spec.task == "classification":
+        if len(np.unique(train, axis=0)) < 2:
+            # Another hospital may have the other classes, but one alone teaches nothing here.
+            only = spec.labels[int(train[0].argmax())]
             raise DataError(
-                f"Label {name} is {classes[0]:.0f} for all {len(train)} train images.",
-                remedy="Add patients of the other class, or leave this label out.",
+                f"All {len(train)} train images are of class {only}.",
+                remedy="Add patients of another class.",
             )
+        return
+    for column, name in enumerate(spec.labels if not spec.masked else ()):
+        values = np.unique(train[:, column])
+        if len(values) < 2:
+            raise DataError(
+                f"Label {name} is {values[0]:g} for all {len(train)} train images.",
+                remedy="Add patients of the other class, or leave this label out."
+                if spec.task == "multilabel"
+                else "Add patients with other values, or leave this label out.",
+            )
+
+
+def require_foreground(masks: NDArray[np.uint8], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Pass when a class is seen in any mask of the train patients; one empty mask is fine.
+
+    Args:
+      masks: uint8, in the order of the arrays.
+      arrays: Of :func:`arrange`.
+
+    Raises:
+      DataError: All of them are empty.
+    """
+    train = np.flatnonzero(arrays["split"][arrays["patient_of_image"]] == Split.TRAIN)
+    if not any(masks[row].any() for row in train):
+        raise DataError(
+            f"The masks of all {len(train)} train images are background.",
+            remedy="Compare segments.csv with the segments of the masks.",
+        )

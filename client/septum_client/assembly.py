@@ -1,6 +1,5 @@
 """Gather prepared images and count, by reason, what stays out."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from septum_client.consent.declared import of_patient
 from septum_client.label_table import LabelTable, rows_text
 from septum_client.owner import Owner
 from septum_client.previous import Previous
-from septum_client.rows import Row
+from septum_client.rows import NO_ROW, Row
 from septum_client.sandbox.pool import Answer
 from septum_client.screening.boxes import Box
 
@@ -61,7 +60,7 @@ class Gathering:
       previous: What need not be read again.
       admits: Told a pseudonym and a declared consent, says whether the patient may enter.
       queue: Told of refused images that a person could let in.
-      out: Receives little-endian float16, one image after the other.
+      out: Receives one row after the other (:attr:`CohortSpec.row`).
       total: Files in all, as far as known.
       progress: Called with files done and files in all after each file.
     """
@@ -93,7 +92,7 @@ class Draft:
 
 
 def collect(answers: Iterable[tuple[str, Answer]], gathering: Gathering) -> Draft:
-    """Write each accepted image as one raw float16 row, and count the rest.
+    """Write each accepted image, with its mask if any, as one raw row, and count the rest.
 
     Args:
       answers: What became of each file or series, by its key, in their order;
@@ -116,21 +115,24 @@ def collect(answers: Iterable[tuple[str, Answer]], gathering: Gathering) -> Draf
         owner = _owner(rows, answer)
         instances = answer.fields.get("instances") or [owner.instance]
         seen.note(key, owner, instances)
+        if "mask" in answer.fields:
+            continue  # kept for its image, which comes later
         label_row = _label_row(table, owner.patient, instances, key)
-        code = _fault(answer, owner, label_row, seen=seen, admits=gathering.admits)
+        code = _fault(answer, owner, label_row, seen=seen, gathering=gathering)
         if code in {None, Quarantine.NO_CONSENT}:
             seen.declared[owner.patient].append(owner.declared)
         if code is not None:
             draft.quarantined[code] += 1
             seen.unidentified += code in _HIDES_ITS_OWNER and not owner.patient
             enqueue(answer, code, gathering.queue)
-        elif label_row is not None:
+        else:
             seen.accepted.add((owner.patient, owner.instance))
             draft.quarantined[Quarantine.BAD_VALUES] += answer.fields.get("spoilt", 0)
             draft.quarantined[Quarantine.LOCALISER] += answer.fields.get("localisers", 0)
             for row, content in rows:
                 gathering.out.write(content)
-                draft.rows.append(replace(row, label_row=label_row, place=draft.written))
+                at = NO_ROW if label_row is None else label_row
+                draft.rows.append(replace(row, label_row=at, place=draft.written))
                 draft.written += 1
         if gathering.progress is not None:
             gathering.progress(draft.files, max(draft.files, gathering.total))
@@ -213,14 +215,16 @@ def _owner(rows: list[tuple[Row, bytes]], answer: Answer) -> Owner:
 
 
 def _fault(
-    answer: Answer, owner: Owner, label_row: int | None, *, seen: _Seen, admits: Admits
+    answer: Answer, owner: Owner, label_row: int | None, *, seen: _Seen, gathering: Gathering
 ) -> Quarantine | None:
     """Return why a file stays out, if it does."""
     if "code" in answer.fields:
         return Quarantine(answer.fields["code"])
-    if label_row is None:
+    if label_row is None and not gathering.spec.masked:
         return Quarantine.NO_LABEL
-    if not admits(owner.patient, owner.declared):
+    if label_row in gathering.table.out_of_range:
+        return Quarantine.OUT_OF_RANGE
+    if not gathering.admits(owner.patient, owner.declared):
         return Quarantine.NO_CONSENT
     # Per patient: were it per image alone, what one patient keeps would depend on
     # whether another, who has a copy, is there.
@@ -230,12 +234,16 @@ def _fault(
 
 
 def _rows(answer: Answer, spec: CohortSpec) -> list[tuple[Row, bytes]]:
-    """Return each image of an answer with its pixels; none where the file was refused."""
+    """Return each image of an answer with its pixels; none of a mask or a refused file."""
     found = answer.fields
-    if "code" in found:
+    if "code" in found or "mask" in found:
         return []
-    size = 2 * math.prod(spec.shape)
-    if len(answer.body) != size * len(found["frames"]) or not found["frames"]:
+    size = spec.row.itemsize
+    sound = len(answer.body) == size * len(found["frames"]) and bool(found["frames"])
+    if sound and spec.masked:
+        masks = np.frombuffer(answer.body, dtype=spec.row)["mask"]
+        sound = int(masks.max()) <= len(spec.labels)
+    if not sound:
         raise EngineError(
             "the process that reads images gave an answer of another size.",
             remedy="Ingest again; if it happens twice, report it.",
@@ -252,6 +260,7 @@ def _rows(answer: Answer, spec: CohortSpec) -> list[tuple[Row, bytes]]:
                 age_band=owner.age_band,
                 declared=owner.declared,
                 linkage=owner.linkage,
+                mask=found.get("mask_digest", ""),
             ),
             answer.body[place * size : (place + 1) * size],
         )

@@ -1,6 +1,5 @@
 """A cohort: images, labels and splits of one hospital, on disk, indexed by patient."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,11 @@ from numpy.typing import NDArray
 
 from septum.errors import ConfigError, DataError, Quarantine
 from septum_client import storage
+from septum_client.cohort_spec import CohortSpec
 from septum_client.demographics import AGE_BANDS, SEXES
 
 __all__ = ["AGE_BANDS", "SEXES", "Cohort", "CohortSpec", "Split", "shared_patients", "without"]
 
-_LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
-_SIDES: Final = (16, 1024)
-_DEPTHS: Final = (1, 256)
 _WITHHELD: Final = 255
 _REMEDY: Final = "Ingest again from the DICOM source."
 
@@ -33,52 +30,6 @@ class Split(IntEnum):
     TEST = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class CohortSpec:
-    """What a cohort is made to be.
-
-    Args:
-      image_size: Side of the square images, 16 to 1024 pixels.
-      labels: Label columns, in the order of the model's outputs.
-      test_fraction: Expected share of patients held out, above 0 and below 1.
-      depth: Slices of a volume, 2 to 256; 1 makes every frame an image of its own.
-
-    Raises:
-      ConfigError: Names the key, its value and the limit.
-    """
-
-    image_size: int
-    labels: tuple[str, ...]
-    test_fraction: float = 0.25
-    depth: int = 1
-
-    def __post_init__(self) -> None:
-        for key, (low, high) in (("image_size", _SIDES), ("depth", _DEPTHS)):
-            value = getattr(self, key)
-            if type(value) is not int or not low <= value <= high:
-                raise ConfigError(f"{key} is {value!r} and must be {low} to {high}.")
-        if not isinstance(self.labels, tuple) or not self.labels:
-            raise ConfigError("labels is empty and must name at least one column.")
-        for name in self.labels:
-            if not isinstance(name, str) or not _LABEL.fullmatch(name) or name.startswith("meta_"):
-                raise ConfigError(
-                    f"labels holds {name!r}, which is not a label column.",
-                    remedy="Use a letter, then at most 63 letters, digits, _ or -; not meta_.",
-                )
-        if len(set(self.labels)) != len(self.labels):
-            raise ConfigError("labels names a column twice.")
-        if not isinstance(self.test_fraction, float) or not 0 < self.test_fraction < 1:
-            raise ConfigError(
-                f"test_fraction is {self.test_fraction!r} and must be above 0 and below 1."
-            )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image: ``(1, size, size)``, or ``(1, depth, size, size)`` of a volume."""
-        depth = () if self.depth == 1 else (self.depth,)
-        return (1, *depth, self.image_size, self.image_size)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
     """One hospital's training data. All arrays are read-only.
@@ -87,7 +38,10 @@ class Cohort:
       spec: What it was made to be.
       images: float16 memory map, ``(images, *spec.shape)``, in [0, 1]; a
         patient's images are contiguous.
-      labels: float32 ``(images, labels)``, 0 or 1.
+      labels: float32 ``(images, labels)``: 0 or 1; 1 at the class and 0 elsewhere;
+        or the numbers of a regression. No columns where the mask is the target.
+      masks: For segmentation, uint8 memory map ``(images, *spec.shape[1:])``: 0 for
+        background, else 1 and up in the order of the labels. ``None`` else.
       patient_of_image: int32 ``(images,)``, from 0, never decreasing.
       split: uint8 ``(patients,)``, a :class:`Split`.
       sex: uint8 ``(patients,)``, index into :data:`SEXES`.
@@ -103,6 +57,7 @@ class Cohort:
         counts of files, day made, day it expires.
       digest: SHA-256 over the spec, the day it expires and all arrays except ``linkage``.
       images_digest: SHA-256 over the images alone.
+      masks_digest: SHA-256 over the masks alone; empty where there are none.
       linkage: One keyed hash per patient under a key that several simulated
         hospitals share, so that a bench can refuse a patient who is in two of
         them (:func:`shared_patients`). Empty in production.
@@ -123,6 +78,13 @@ class Cohort:
     digest: str
     images_digest: str
     linkage: tuple[str, ...] = field(default=(), repr=False)
+    masks: NDArray[np.uint8] | None = field(default=None, repr=False)
+    masks_digest: str = ""
+
+    @property
+    def targets(self) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """What the network learns: :attr:`masks` where there are any, else :attr:`labels`."""
+        return self.labels if self.masks is None else self.masks
 
     @property
     def expires(self) -> date:
@@ -170,14 +132,17 @@ class Cohort:
         return cohort
 
     def verify(self) -> None:
-        """Pass when every pixel is the one that the digest was made of.
+        """Pass when every pixel, of images and masks, is the one that the digest was made of.
 
         The arrays beside them were checked by :meth:`open` and are in memory since.
 
         Raises:
           DataError: Something was altered since the ingest.
         """
-        if storage.images_digest(self.images) != self.images_digest:
+        intact = storage.images_digest(self.images) == self.images_digest
+        if self.masks is not None:
+            intact = intact and storage.images_digest(self.masks) == self.masks_digest
+        if not intact:
             raise DataError(
                 "The images of the cohort were altered since the ingest.", remedy=_REMEDY
             )
@@ -210,11 +175,16 @@ def without(folder: Path, pseudonyms: Collection[str]) -> Cohort | None:
     renumbered = np.cumsum(stays) - 1
     arrays["patient_of_image"] = renumbered[old.patient_of_image[rows]].astype(np.int32)
     with storage.replacing(folder) as work:
-        digest = storage.write_images(work, old.images, rows)
+        digests = {"images_digest": storage.write_images(work, old.images, rows)}
+        if old.masks is not None:
+            digests["masks_digest"] = storage.write_images(
+                work, old.masks, rows, name=storage.MASKS
+            )
         storage.write_index(
             work,
             manifest=dict(stored.manifest)
-            | {"images_digest": digest, "images": len(rows), "patients": int(stays.sum())},
+            | digests
+            | {"images": len(rows), "patients": int(stays.sum())},
             arrays=arrays,
             linkage=tuple(np.array(old.linkage)[stays].tolist()) if old.linkage else (),
         )
@@ -242,21 +212,22 @@ def shared_patients(cohorts: Sequence[Cohort]) -> frozenset[str]:
 def _from_stored(stored: storage.Stored) -> Cohort:
     """Build a cohort; any error or a failed check means that the files do not fit together."""
     said, arrays = stored.manifest, stored.arrays
-    spec = CohortSpec(**{**said["spec"], "labels": tuple(said["spec"]["labels"])})
+    spec = CohortSpec.read(said["spec"])
     images, patients = said["images"], said["patients"]
-    promised = dict(storage.promised(images, patients, labels=len(spec.labels)))
+    promised = dict(spec.promised(images, patients))
     strata = sorted(name for name in arrays if name.startswith(storage.META))
     promised |= dict.fromkeys(strata, ("<f4", (images,)))
     owner = arrays["patient_of_image"]
     fits = (
         stored.images.dtype.str == "<f2"
         and stored.images.shape == (images, *spec.shape)
+        and _masks_fit(stored.masks, (images, *spec.shape[1:]), spec)
         and set(arrays) == set(promised)
         and all((arrays[n].dtype.str, arrays[n].shape) == want for n, want in promised.items())
         # Contiguous, and no patient without an image.
         and np.array_equal(np.unique(owner), np.arange(patients))
         and bool((np.diff(owner) >= 0).all())
-        and bool(np.isin(arrays["labels"], (0, 1)).all())
+        and _labels_fit(arrays["labels"], spec)
         and int(arrays["split"].max()) <= max(Split)
         and int(arrays["sex"].max()) < len(SEXES)
         and int(arrays["age_band"].max()) < len(AGE_BANDS)
@@ -280,5 +251,21 @@ def _from_stored(stored: storage.Stored) -> Cohort:
         digest=said["digest"],
         images_digest=said["images_digest"],
         linkage=stored.linkage,
+        masks=stored.masks,
+        masks_digest=said["masks_digest"] if spec.masked else "",
         **{n: arrays[n] for n in ("labels", "patient_of_image", *of_patients)},
     )
+
+
+def _masks_fit(masks: NDArray[np.uint8] | None, shape: tuple[int, ...], spec: CohortSpec) -> bool:
+    if masks is None or not spec.masked:
+        return masks is None and not spec.masked
+    return masks.dtype.str == "|u1" and masks.shape == shape
+
+
+def _labels_fit(labels: NDArray[np.float32], spec: CohortSpec) -> bool:
+    if spec.task == "regression":
+        low, high = np.array(spec.ranges, dtype=np.float32).T
+        return bool(((labels >= low) & (labels <= high)).all())
+    binary = bool(np.isin(labels, (0, 1)).all())
+    return binary and (spec.task != "classification" or bool((labels.sum(axis=1) == 1).all()))

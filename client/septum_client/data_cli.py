@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from septum.errors import DataError, Quarantine
+from septum.errors import ConfigError, DataError, Quarantine
 
 Folder = Annotated[Path, typer.Option("--site", help="The site directory.")]
 Source = Annotated[Path, typer.Argument(help="A folder or zip archive, as exported.")]
@@ -70,7 +70,12 @@ def check(
 
 def ingest(
     source: Source,
-    label: Labels,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label column; repeat for more. Not with --study.")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="Make what this study needs: its task, labels and sizes.")
+    ] = None,
     folder: Folder = Path("site"),
     image_size: Annotated[int, typer.Option(help="Pixels a side in training.")] = 64,
     depth: Annotated[int, typer.Option(help="Slices of a volume; 1: each frame alone.")] = 1,
@@ -82,17 +87,31 @@ def ingest(
     A second run reads only what is new or changed. What is gone from the
     export goes from the cohort.
 
-    [dim]Example:[/dim]  septum site ingest /export --label nodule
+    [dim]Example:[/dim]  septum site ingest /export --study study.toml
+
+    [dim]Before there is a study:[/dim]  septum site ingest /export --label nodule
     """
+    if bool(label) == (study is not None):
+        raise ConfigError(
+            "ingest needs either a study or labels.",
+            remedy="Give --study, or --label once for each label column.",
+        )
+    from septum.study import load  # noqa: PLC0415 - imports torch; --help must not
     from septum_client import intake  # noqa: PLC0415
     from septum_client.cohort import CohortSpec, Split  # noqa: PLC0415
     from septum_client.ingest import ingest as make  # noqa: PLC0415
     from septum_client.site import Site  # noqa: PLC0415
 
     site = Site.open(folder)
-    spec = CohortSpec(
-        image_size=image_size, labels=tuple(label), test_fraction=test_fraction, depth=depth
-    )
+    if study is not None:
+        spec = CohortSpec.of(load(study).data)
+    else:
+        spec = CohortSpec(
+            image_size=image_size,
+            labels=tuple(label or ()),
+            test_fraction=test_fraction,
+            depth=depth,
+        )
     with _bar("reading") as progress:
         cohort = make(
             source,

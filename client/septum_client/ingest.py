@@ -1,23 +1,27 @@
 """DICOM in, cohort out."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from septum import __version__
-from septum.errors import ConfigError
+from septum.errors import ConfigError, DataError
 from septum_client import assembly, labels, pseudonyms, storage, tasks
-from septum_client.arrangement import arrange
+from septum_client.arrangement import arrange, require_foreground
 from septum_client.cohort import Cohort, CohortSpec
+from septum_client.label_table import LabelTable
+from septum_client.masks.gathering import Index, gather
+from septum_client.masks.segments import Segments
 from septum_client.previous import Previous
 from septum_client.rules import Intake
 from septum_client.sandbox import pool
-from septum_client.sandbox.pool import Answer, Task
+from septum_client.sandbox.pool import Answer
 from septum_client.sandbox.settings import settings
 from septum_client.screening.verdict import Decision
 from septum_client.sources import count, walk
@@ -26,6 +30,7 @@ from septum_client.stacking import stacked
 
 _ROWS: Final = "rows.partial"
 _SPOOL: Final = "files.partial"
+_MASKS: Final = "masks.partial"
 
 
 def everybody(_pseudonym: str, _declared: int) -> bool:
@@ -70,7 +75,9 @@ def ingest(
 
     Args:
       source: Folder or archive (:mod:`septum_client.sources`) with, at its
-        top, one labels CSV (:mod:`septum_client.labels`).
+        top, one labels CSV (:mod:`septum_client.labels`), which a segmentation of
+        DICOM files does not need; it needs ``segments.csv`` instead
+        (:mod:`septum_client.masks.segments`).
       folder: The cohort; replaced on success if it is one already. What an
         unchanged file gave is taken from there, if spec, key and rules are the
         same; what is gone from the source goes from the cohort.
@@ -102,7 +109,8 @@ def ingest(
     if workers < 1:
         raise ConfigError(f"workers is {workers} and must be at least 1.")
     storage.require_apart(source, folder)
-    table = labels.parse(labels.text_of(source), spec.labels).pseudonymised(key)
+    table = _table(source, spec).pseudonymised(key)
+    segments = _segments(source, spec)
     lineage = {
         "rules": terms.rules.digest,
         "key": pseudonyms.key_check(key),
@@ -131,32 +139,37 @@ def ingest(
                 admits=terms.admits,
                 queue=terms.queue,
                 out=out,
-                # The labels table is none of the images.
-                total=count(source) - 1,
+                # The tables are none of the images.
+                total=count(source) - 1 - int(spec.masked and labels.has_labels(source)),
                 progress=progress,
             )
-
-            def ask(tasks: Iterable[Task | Answer]) -> Iterator[Answer]:
-                return pool.shared(workers).map(tasks, settings=told)
-
-            if spec.depth == 1:
-                answers = tasks.read(roll.watch(walk(source)), table, ask=ask)
-            else:
-                spool = work / _SPOOL
-                spool.mkdir(mode=0o700)
-                answers = stacked(roll.watch(walk(source)), table, ask=ask, folder=spool)
-            draft = assembly.collect(answers, gathering)
-            shutil.rmtree(work / _SPOOL, ignore_errors=True)
+            draft = assembly.collect(
+                _answers(
+                    source,
+                    work,
+                    spec=spec,
+                    table=table,
+                    segments=segments,
+                    previous=previous,
+                    roll=roll,
+                    told=told,
+                    workers=workers,
+                ),
+                gathering,
+            )
+            for spool in (_SPOOL, _MASKS):
+                shutil.rmtree(work / spool, ignore_errors=True)
         order, arrays, linkage = arrange(
             draft.rows, declared=draft.declared, spec=spec, table=table, key=key
         )
-        rows = np.memmap(work / _ROWS, dtype="<f2", mode="r", shape=(draft.written, *spec.shape))
-        images_digest = storage.write_images(work, rows, order)
-        del rows
-        (work / _ROWS).unlink()
+        digests = _write_pixels(work, spec=spec, written=draft.written, order=order)
+        if spec.masked:
+            require_foreground(
+                np.load(work / storage.MASKS, mmap_mode="r", allow_pickle=False), arrays
+            )
         manifest: dict[str, Any] = {
-            "spec": asdict(spec),
-            "images_digest": images_digest,
+            "spec": spec.written(),
+            **digests,
             "images": len(order),
             "patients": len(arrays["pseudonyms"]),
             "quarantined": {code.value: n for code, n in sorted(draft.quarantined.items())},
@@ -165,3 +178,74 @@ def ingest(
         }
         storage.write_index(work, manifest=manifest, arrays=arrays, linkage=linkage)
     return Cohort.open(folder)
+
+
+def _table(source: Path, spec: CohortSpec) -> LabelTable:
+    if spec.masked and not labels.has_labels(source):
+        # Segmentation objects say themselves whose they are, and of which image.
+        return labels.parse(b"patient_id\n", spec.labels, task=spec.task)
+    return labels.parse(labels.text_of(source), spec.labels, task=spec.task, ranges=spec.ranges)
+
+
+def _segments(source: Path, spec: CohortSpec) -> Segments | None:
+    if not spec.masked:
+        return None
+    content = labels.segments_of(source)
+    if content is None:
+        raise DataError(
+            "The source holds no segments.csv at its top.",
+            remedy="Put one there: which segment or value of a mask is which class of the study.",
+        )
+    return Segments.parse(content, spec.labels)
+
+
+def _answers(
+    source: Path,
+    work: Path,
+    *,
+    spec: CohortSpec,
+    table: LabelTable,
+    segments: Segments | None,
+    previous: Previous,
+    roll: Roll,
+    told: Mapping[str, Any],
+    workers: int,
+) -> Iterator[tuple[str, Answer]]:
+    """Yield what became of each file or series: masks first, where any are asked for."""
+
+    def asking(told: Mapping[str, Any]) -> tasks.Ask:
+        return lambda asked: pool.shared(workers).map(asked, settings=told)
+
+    ask, index = asking(told), None
+    if segments is not None:
+        (work / _MASKS).mkdir(mode=0o700)
+        index = Index(segments=segments, folder=work / _MASKS)
+        yield from gather(
+            walk(source), table, ask=asking({**told, "masks": index.told()}), index=index
+        )
+        known = sorted(previous.unchanged(index.digest))
+        ask = asking({**told, "masks": index.told(), "known": known})
+    mask_of = None if index is None else index.of_file
+    taken: frozenset[str] = frozenset() if index is None else frozenset(index.keys)
+    items = (item for item in roll.watch(walk(source)) if item.key not in taken)
+    if spec.depth == 1:
+        yield from tasks.read(items, table, ask=ask, mask_of=mask_of)
+        return
+    spool = work / _SPOOL
+    spool.mkdir(mode=0o700)
+    yield from stacked(items, table, ask=ask, folder=spool, mask_of=mask_of)
+
+
+def _write_pixels(
+    work: Path, *, spec: CohortSpec, written: int, order: NDArray[np.int64]
+) -> dict[str, str]:
+    """Write images and masks in their order, delete the rows, and return the digests."""
+    rows = np.memmap(work / _ROWS, dtype=spec.row, mode="r", shape=(written,))
+    digests = {"images_digest": storage.write_images(work, rows["image"], order)}
+    if spec.masked:
+        digests["masks_digest"] = storage.write_images(
+            work, rows["mask"], order, name=storage.MASKS
+        )
+    del rows
+    (work / _ROWS).unlink()
+    return digests

@@ -22,7 +22,8 @@ class LabelTable:
     """The rows of the CSV, found by image first, by file second and by patient last.
 
     Args:
-      values: Labels, float32 of shape ``(rows, labels)``, 0 or 1.
+      values: Labels, float32 of shape ``(rows, labels)``, by their task: 0 or 1, one 1
+        a row, or numbers; no columns for a segmentation.
       meta: Evaluation-only strata, each float32 of shape ``(rows,)``, NaN where empty.
       numbers: Row numbers as a spreadsheet shows them, int64 of shape ``(rows,)``.
       patients: Patient ID of each row; empty where the row names an image only.
@@ -32,6 +33,8 @@ class LabelTable:
       sexes: Index into :data:`septum_client.demographics.SEXES` of each row;
         unknown but in rows that name a file, because other files say it themselves.
       age_bands: Index into :data:`septum_client.demographics.AGE_BANDS`, likewise.
+      masks: Key of the file that holds each row's mask; empty for none.
+      out_of_range: Rows with a number outside of the study's range.
     """
 
     values: NDArray[np.float32]
@@ -43,6 +46,8 @@ class LabelTable:
     by_file: Mapping[str, int] = field(default_factory=dict, repr=False)
     sexes: tuple[int, ...] = field(default=(), repr=False)
     age_bands: tuple[int, ...] = field(default=(), repr=False)
+    masks: tuple[str, ...] = field(default=(), repr=False)
+    out_of_range: frozenset[int] = field(default=frozenset(), repr=False)
 
     def row_of(self, patient_id: str, sop_instance_uid: str, *, file: str = "") -> int | None:
         """Return the row that labels an image; ``None`` where there is none.

@@ -4,76 +4,36 @@ Every function takes the settings, its arguments and perhaps the file's bytes,
 and answers with pseudonyms, closed codes, numbers and arrays.
 """
 
-import contextlib
-import functools
-import hashlib
-import hmac
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from septum.errors import Quarantine
-from septum_client import pixels, pseudonyms, series
+from septum_client import pixels, plain_files, series
 from septum_client.answers import Answer, Header, prepared, refused
-from septum_client.deid.engine import Deidentified, Deidentifier, Refused
-from septum_client.imaging import geometry, nifti, parse, pictures
+from septum_client.child_settings import Settings
+from septum_client.deid.engine import Deidentified, Refused
+from septum_client.imaging import geometry, parse
 from septum_client.imaging.decode import frame_values, stored_frames
+from septum_client.masks import finding, grid, objects
+from septum_client.masks.finding import Masks
 from septum_client.owner import Owner
 from septum_client.reject import Rejected
-from septum_client.rules import Intake
-from septum_client.screening import boxes, ocr, verdict
-from septum_client.screening.boxes import Box
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Settings:
-    """What holds for a whole run.
-
-    Args:
-      engine: The de-identifier.
-      image_size: Pixels a side in training.
-      depth: Slices of a volume.
-      known: Keyed hashes of files that need no second look.
-    """
-
-    engine: Deidentifier
-    image_size: int
-    depth: int
-    known: frozenset[str] = field(repr=False)
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the settings that the parent sent as JSON."""
-        linkage = fields["linkage_key"]
-        return cls(
-            engine=Deidentifier(
-                key=bytes.fromhex(fields["key"]),
-                rules=Intake.model_validate(fields["rules"]),
-                decisions={
-                    name: verdict.Decision(
-                        verdict=said["verdict"], boxes=tuple(Box(*box) for box in said["boxes"])
-                    )
-                    for name, said in fields["decisions"].items()
-                },
-                linkage_key=None if linkage is None else bytes.fromhex(linkage),
-            ),
-            image_size=fields["image_size"],
-            depth=fields["depth"],
-            known=frozenset(fields["known"]),
-        )
+__all__ = ["VERBS", "Settings"]
 
 
 def prepare(settings: Settings, fields: Mapping[str, Any], body: bytes) -> Answer:
-    """Bring one file to training values.
+    """Bring one file to training values, with its mask where the study asks for one.
 
     Args:
       settings: Of this run.
-      fields: ``kind``, ``path`` unless ``body`` is the file, and ``patient``
-        (a pseudonym) where the file itself names none.
+      fields: ``kind``, ``path`` unless ``body`` is the file, and, where the file itself
+        names none, ``person`` (a pseudonym, not a name) and the ``mask`` kept for it.
       body: The file's bytes, or nothing.
 
     Returns:
@@ -84,7 +44,8 @@ def prepare(settings: Settings, fields: Mapping[str, Any], body: bytes) -> Answe
     data = _read(settings, fields, body)
     if isinstance(data, Refused):
         return refused(data)
-    source = _hash(settings.engine.key, b"file:", data)
+    digest = str(fields.get("mask_digest", "")).encode("ascii")
+    source = settings.named(b"file:", data + digest)
     if source in settings.known:
         return {"source": source, "known": True}, b""
     header, content = _KINDS[fields["kind"]](settings, fields, data)
@@ -102,8 +63,13 @@ def deidentify(settings: Settings, fields: Mapping[str, Any], body: bytes) -> An
     found = settings.engine(data)
     if isinstance(found, Refused):
         return refused(found)
-    source = _hash(settings.engine.key, b"file:", data)
-    return {"owner": asdict(found.owner), "source": source, "face": found.face}, found.content
+    header = {
+        "owner": asdict(found.owner),
+        "source": settings.named(b"file:", data),
+        "face": found.face,
+        "frame_of_reference": str(found.dataset.get("FrameOfReferenceUID") or ""),
+    }
+    return header, found.content
 
 
 def stack(settings: Settings, fields: Mapping[str, Any], _: bytes) -> Answer:
@@ -119,36 +85,38 @@ def stack(settings: Settings, fields: Mapping[str, Any], _: bytes) -> Answer:
             face=fields["face"],
             rules=settings.engine.rules,
         )
+        masks = None
+        if settings.masks is not None:
+            reference = fields["frame_of_reference"]
+            mask = settings.masks.series(owner, fields["instances"], reference, volume)
+            masks = {0: grid.sampled(mask, size=settings.image_size, depth=settings.depth)}
     except Rejected as rejected:
         header, _ = refused(Refused(code=rejected.code, owner=owner))
         return header | said, b""
-    header, content = prepared(owner, {0: values})
+    header, content = prepared(owner, {0: values}, masks=masks)
     joined = "".join(sorted(fields["sources"])).encode()
-    said["source"] = _hash(settings.engine.key, b"series:", joined)
+    said["source"] = settings.named(b"series:", joined)
     return header | said | {"localisers": left_out.total()}, content
 
 
-def volume(settings: Settings, fields: Mapping[str, Any], body: bytes) -> Answer:
-    """Return a NIfTI file as one volume, or a ``code``."""
-    if fields["kind"] != "nifti":
-        return {"code": Quarantine.BAD_GEOMETRY.value}, b""
-    rules = settings.engine.rules
+def mask(settings: Settings, fields: Mapping[str, Any], body: bytes) -> Answer:
+    """Return a mask's packed bytes, or a ``code``; ``mask`` is None for what is no mask."""
+    told, dicom = settings.masks, fields["kind"] == "dicom"
+    data = _read(settings, fields, body)
+    if told is None or isinstance(data, Refused) or (dicom and not objects.is_one(data)):
+        # Read again, and refused, as an image.
+        return {"mask": None}, b""
+    owner = settings.engine.owner_of(data) if dicom else Owner()
     try:
-        data = parse.read_bytes(Path(fields["path"])) if "path" in fields else body
-        values = series.to_training(
-            nifti.read(data),
-            size=settings.image_size,
-            depth=settings.depth,
-            # The format does not say which part of the body it shows.
-            face=True,
-            rules=rules,
+        if dicom and not owner.patient:
+            raise Rejected(Quarantine.NO_PATIENT)
+        said, content = finding.read(
+            fields["kind"], data, key=settings.engine.key, segments=told.segments
         )
     except Rejected as rejected:
-        return {"code": rejected.code.value}, b""
-    source = _hash(settings.engine.key, b"file:", data)
-    owner = Owner(instance=pseudonyms.uid(settings.engine.key, source), **fields["person"])
-    header, content = prepared(owner, {0: values})
-    return {"source": source, **header}, content
+        header, _ = refused(Refused(code=rejected.code, owner=owner))
+        return header | {"object": dicom}, b""
+    return {"owner": asdict(owner), "mask": said}, content
 
 
 def _read(settings: Settings, fields: Mapping[str, Any], body: bytes) -> bytes | Refused:
@@ -170,13 +138,42 @@ def _dicom(settings: Settings, _: Mapping[str, Any], data: bytes) -> Answer:
     if found.face and settings.engine.rules.faces != "allow":
         # One by one, slices cannot be defaced; together, they show the face.
         return refused(Refused(code=Quarantine.FACE, owner=found.owner))
+    masks, of_masks = None, {}
     try:
         images, spoilt = _training_values(found, settings.image_size)
+        if settings.masks is not None:
+            of_masks = {"mask_digest": settings.masks.digest(found.owner)}
+            masks = _masks_of(settings.masks, found, images, settings.image_size)
     except Rejected as rejected:
         return refused(Refused(code=rejected.code, owner=found.owner))
-    return prepared(
-        found.owner, images, spoilt=spoilt, facts=_facts(found), reviewed=found.reviewed
+    header, content = prepared(
+        found.owner,
+        images,
+        spoilt=spoilt,
+        facts=_facts(found),
+        reviewed=found.reviewed,
+        masks=masks,
     )
+    return header | of_masks, content
+
+
+def _masks_of(
+    masks: Masks, found: Deidentified, frames: Iterable[int], size: int
+) -> dict[int, NDArray[np.uint8]]:
+    header = found.dataset
+    return {
+        index: grid.sampled(
+            masks.frame(
+                found.owner,
+                index,
+                count=int(header.get("NumberOfFrames") or 1),
+                shape=(int(header.Rows), int(header.Columns)),
+                plane=geometry.plane(header, index),
+            ),
+            size=size,
+        )
+        for index in frames
+    }
 
 
 def _training_values(found: Deidentified, size: int) -> tuple[dict[int, NDArray[np.float32]], int]:
@@ -206,64 +203,15 @@ def _facts(found: Deidentified) -> Header:
     }
 
 
-def _nifti(settings: Settings, fields: Mapping[str, Any], data: bytes) -> Answer:
-    """Read each slice as an image.
-
-    The format says neither which part of the body it shows nor who it is of:
-    where faces are refused, so is every volume without a header to rule it out.
-    """
-    try:
-        if settings.engine.rules.faces != "allow":
-            raise Rejected(Quarantine.FACE)
-        return _plain(settings, fields["person"], data, list(nifti.read(data).values))
-    except Rejected as rejected:
-        return {"code": rejected.code.value}, b""
-
-
-def _picture(settings: Settings, fields: Mapping[str, Any], data: bytes) -> Answer:
-    try:
-        return _plain(settings, fields["person"], data, [pictures.read(data)])
-    except Rejected as rejected:
-        return {"code": rejected.code.value}, b""
-
-
-def _plain(
-    settings: Settings,
-    person: Mapping[str, Any],
-    data: bytes,
-    frames: Sequence[NDArray[np.float32]],
-) -> Answer:
-    """Bring images without a header to training values; the labels table says whose they are."""
-    engine = settings.engine
-    source = _hash(engine.key, b"file:", data)
-    owner = Owner(instance=pseudonyms.uid(engine.key, source), **person)
-    reviewed = False
-    if engine.rules.burned_in_text == "ocr":
-        seen = verdict.see(
-            ((frame, functools.partial(ocr.to_display, frame)) for frame in frames),
-            count=len(frames),
-            key=engine.key,
-        )
-        found = verdict.decide(seen, code=None, read=True, decisions=engine.decisions)
-        if found.code is not None:
-            return refused(Refused(code=found.code, owner=owner, preview=found.preview))
-        reviewed = found.reviewed
-        for frame in frames:
-            frame[boxes.mask(found.blank, *frame.shape)] = frame.min()
-    images: dict[int, NDArray[np.float32]] = {}
-    for index, frame in enumerate(frames):
-        with contextlib.suppress(pixels.UnusableValuesError):
-            images[index] = pixels.from_values(frame, None, size=settings.image_size)
-    return prepared(owner, images, spoilt=len(frames) - len(images), reviewed=reviewed)
-
-
-def _hash(key: bytes, purpose: bytes, data: bytes) -> str:
-    return hmac.digest(key, purpose + hashlib.sha256(data).digest(), "sha256").hex()[:32]
-
-
 _KINDS: Final[Mapping[str, Callable[[Settings, Mapping[str, Any], bytes], Answer]]] = {
     "dicom": _dicom,
-    "nifti": _nifti,
-    "picture": _picture,
+    "nifti": plain_files.slices,
+    "picture": plain_files.picture,
 }
-VERBS: Final = {"prepare": prepare, "deidentify": deidentify, "series": stack, "volume": volume}
+VERBS: Final = {
+    "prepare": prepare,
+    "deidentify": deidentify,
+    "series": stack,
+    "volume": plain_files.volume,
+    "mask": mask,
+}

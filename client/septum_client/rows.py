@@ -1,6 +1,10 @@
 """One accepted image: whose it is, by pseudonym, and where it came from, by keyed hash."""
 
 from dataclasses import dataclass, field
+from typing import Final
+
+NO_ROW: Final = -1
+"""In a segmentation, the label row of an image that the table does not name: it needs none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -18,6 +22,7 @@ class Row:
       declared: What the file says of consent.
       linkage: The patient's hash for simulations, or nothing.
       label_row: Row of the labels table; -1 until it is known.
+      mask: Digest of a DICOM image's masks; empty for other files, whose ``source`` covers it.
       place: Row of the array that holds its pixels; -1 until it is known.
     """
 
@@ -29,5 +34,6 @@ class Row:
     age_band: int
     declared: int
     linkage: str = field(default="", repr=False)
+    mask: str = field(default="", repr=False)
     label_row: int = -1
     place: int = -1

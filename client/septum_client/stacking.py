@@ -13,7 +13,7 @@ from septum_client.consent.declared import of_patient
 from septum_client.label_table import LabelTable
 from septum_client.sandbox.pool import Answer, Task
 from septum_client.sources import Item
-from septum_client.tasks import Ask, keyed, task_of
+from septum_client.tasks import Ask, MaskOf, keyed, task_of
 
 _TASK_SECONDS = 120.0
 _FILE_SECONDS = 2.0
@@ -26,6 +26,7 @@ class _Series:
     key: str = field(repr=False)
     owners: list[dict[str, Any]] = field(default_factory=list, repr=False)
     face: bool = False
+    frame_of_reference: str = field(default="", repr=False)
     sources: list[str] = field(default_factory=list, repr=False)
     paths: list[str] = field(default_factory=list, repr=False)
 
@@ -38,7 +39,12 @@ class _Series:
 
 
 def stacked(
-    items: Iterable[Item], table: LabelTable, *, ask: Ask, folder: Path
+    items: Iterable[Item],
+    table: LabelTable,
+    *,
+    ask: Ask,
+    folder: Path,
+    mask_of: MaskOf | None = None,
 ) -> Iterator[tuple[str, Answer]]:
     """Yield what became of each refused file, and then of each series.
 
@@ -47,6 +53,7 @@ def stacked(
       table: The labels, by pseudonym; says whose a NIfTI volume is.
       ask: Has tasks done, in their order.
       folder: Private and empty; holds de-identified files meanwhile.
+      mask_of: For a segmentation, the masks of NIfTI volumes.
 
     Returns:
       Key and answer. A series goes by the key of its first file; its
@@ -76,7 +83,10 @@ def stacked(
         series.owners.append(owner)
         series.sources.append(answer.fields["source"])
         series.face |= answer.fields["face"]
-    yield from keyed(plain, lambda item: task_of(item, table, verb="volume"), ask)
+        series.frame_of_reference = max(
+            series.frame_of_reference, answer.fields["frame_of_reference"]
+        )
+    yield from keyed(plain, lambda item: task_of(item, table, verb="volume", mask_of=mask_of), ask)
     yield from _volumes(found.values(), ask)
 
 
@@ -89,6 +99,7 @@ def _volumes(found: Iterable[_Series], ask: Ask) -> Iterator[tuple[str, Answer]]
                 "paths": series.paths,
                 "owner": series.owner,
                 "face": series.face,
+                "frame_of_reference": series.frame_of_reference,
                 "instances": [owner["instance"] for owner in series.owners],
                 "sources": series.sources,
             },

@@ -1,8 +1,8 @@
 """A cohort on disk: three private files that appear together or not at all.
 
 ``images.npy`` (float16), ``index.npz`` (plain arrays, nothing pickled) and
-``cohort.json``; with ``linkage.npy`` only in simulations. Nothing here knows
-DICOM or labels.
+``cohort.json``; with ``masks.npy`` for segmentation, ``linkage.npy`` only in
+simulations. Nothing here knows DICOM or labels.
 """
 
 import errno
@@ -25,6 +25,7 @@ from septum.errors import DataError
 
 FORMAT: Final = 2
 IMAGES, INDEX, MANIFEST, LINKAGE = "images.npy", "index.npz", "cohort.json", "linkage.npy"
+MASKS: Final = "masks.npy"
 META: Final = "meta_"
 LINEAGE: Final = ("rules", "key", "version", "made", "expires")
 """What of a lineage decides; its counts differ between a first and a second ingest."""
@@ -49,6 +50,7 @@ class Stored:
     images: NDArray[np.float16]
     arrays: Arrays
     linkage: tuple[str, ...]
+    masks: NDArray[np.uint8] | None = None
 
 
 def require_apart(source: Path, folder: Path) -> None:
@@ -113,21 +115,25 @@ def private(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(descriptor)
 
 
-def write_images(folder: Path, source: NDArray[np.float16], order: NDArray[np.int64]) -> str:
+def write_images(
+    folder: Path, source: NDArray[Any], order: NDArray[np.int64], *, name: str = IMAGES
+) -> str:
     """Write ``images.npy`` from the rows of ``source`` in another order; return its SHA-256.
 
     Args:
       folder: Where; must not hold the file yet.
-      source: float16, ``(rows, *shape of one image)``; may be a memory map.
+      source: float16, ``(rows, *shape of one image)``, or uint8 masks; may be a memory map.
       order: Row of the source for each row of the result.
+      name: :data:`IMAGES` or :data:`MASKS`.
     """
     digest = hashlib.sha256()
+    shape, kind = (len(order), *source.shape[1:]), source.dtype.newbyteorder("<")
     # Plain writes, not a memory map: on a full disk a map kills the process.
-    with private(folder / IMAGES) as out:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(order), *source.shape[1:])}
+    with private(folder / name) as out:
+        header = {"descr": kind.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, len(order), _BLOCK):
-            block = source[order[start : start + _BLOCK]].astype("<f2", copy=False).tobytes()
+            block = source[order[start : start + _BLOCK]].astype(kind, copy=False).tobytes()
             digest.update(block)
             out.write(block)
     return digest.hexdigest()
@@ -158,7 +164,8 @@ def write_index(
 def digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
     """Return the SHA-256 over spec, origin, the digest of the images and every array."""
     lineage = {name: manifest["lineage"].get(name) for name in LINEAGE}
-    said = [manifest["spec"], lineage, manifest["images_digest"]]
+    pixels = [manifest[name] for name in ("images_digest", "masks_digest") if name in manifest]
+    said = [manifest["spec"], lineage, *pixels]
     total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -167,38 +174,12 @@ def digest(manifest: Mapping[str, Any], arrays: Arrays) -> str:
     return total.hexdigest()
 
 
-def images_digest(images: NDArray[np.float16]) -> str:
-    """Return the SHA-256 over the images, read block by block."""
+def images_digest(images: NDArray[Any]) -> str:
+    """Return the SHA-256 over the images, or masks, read block by block."""
     total = hashlib.sha256()
     for start in range(0, len(images), _BLOCK):
         total.update(images[start : start + _BLOCK].tobytes())
     return total.hexdigest()
-
-
-def promised(
-    images: int, patients: int, *, labels: int
-) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    """Return the arrays of an index, strata apart: dtype and shape of each.
-
-    Those called ``origin_*`` say which file an image came from, by keyed hash,
-    so that a second ingest need not read it again.
-    """
-    of_patient, of_image = (patients,), (images,)
-    return {
-        "labels": ("<f4", (images, labels)),
-        "patient_of_image": ("<i4", of_image),
-        "split": ("|u1", of_patient),
-        "sex": ("|u1", of_patient),
-        "age_band": ("|u1", of_patient),
-        "declared": ("|u1", of_patient),
-        "pseudonyms": ("|S32", of_patient),
-        "origin_source": ("|S32", of_image),
-        "origin_instance": ("|S44", of_image),
-        "origin_frame": ("<i4", of_image),
-        "origin_sex": ("|u1", of_image),
-        "origin_age_band": ("|u1", of_image),
-        "origin_declared": ("|u1", of_image),
-    }
 
 
 def purge(folder: Path) -> None:
@@ -244,6 +225,9 @@ def load(folder: Path) -> Stored:
                 f"The cohort is of format {found!r}; this Septum reads {FORMAT}.", remedy=remedy
             )
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        masks = None
+        if (folder / MASKS).exists():
+            masks = np.load(folder / MASKS, mmap_mode="r", allow_pickle=False)
         # numpy leaves a damaged archive open; this file closes itself.
         with (
             (folder / INDEX).open("rb") as file,
@@ -261,7 +245,7 @@ def load(folder: Path) -> Stored:
         raise DataError("The cohort on disk is incomplete or was altered.", remedy=remedy)
     for array in arrays.values():
         array.setflags(write=False)
-    return Stored(manifest=manifest, images=images, arrays=arrays, linkage=linkage)
+    return Stored(manifest=manifest, images=images, arrays=arrays, linkage=linkage, masks=masks)
 
 
 def _require_replaceable(folder: Path) -> None:

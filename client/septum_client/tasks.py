@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from septum.errors import Quarantine
@@ -10,6 +10,8 @@ from septum_client.label_table import LabelTable
 from septum_client.sandbox.pool import Answer, Task
 from septum_client.sources import Item
 
+MaskOf = Callable[[str], Mapping[str, str]]
+"""Told the key of a mask's file, says where the mask is kept."""
 Ask = Callable[[Iterable[Task | Answer]], Iterator[Answer]]
 
 
@@ -21,10 +23,12 @@ class _HasKey(Protocol):
 Keyed = TypeVar("Keyed", bound=_HasKey)
 
 
-def read(items: Iterable[Item], table: LabelTable, *, ask: Ask) -> Iterator[tuple[str, Answer]]:
+def read(
+    items: Iterable[Item], table: LabelTable, *, ask: Ask, mask_of: MaskOf | None = None
+) -> Iterator[tuple[str, Answer]]:
     """Yield the key of each item but tables, and what became of it: every frame an image."""
     files = (item for item in items if item.kind != "table")
-    return keyed(files, lambda item: task_of(item, table, verb="prepare"), ask)
+    return keyed(files, lambda item: task_of(item, table, verb="prepare", mask_of=mask_of), ask)
 
 
 def keyed(
@@ -42,7 +46,9 @@ def keyed(
         yield ahead.popleft(), answer
 
 
-def task_of(item: Item, table: LabelTable, *, verb: str) -> Task | Answer:
+def task_of(
+    item: Item, table: LabelTable, *, verb: str, mask_of: MaskOf | None = None
+) -> Task | Answer:
     """Return what a child must do for an item, or the answer where that is known already."""
     if item.code is not None:
         return Answer(fields={"code": item.code.value})
@@ -61,4 +67,5 @@ def task_of(item: Item, table: LabelTable, *, verb: str) -> Task | Answer:
             "sex": table.sexes[row],
             "age_band": table.age_bands[row],
         }
+        fields |= mask_of(table.masks[row]) if mask_of is not None else {}
     return Task(verb=verb, fields=fields, body=item.content or b"")

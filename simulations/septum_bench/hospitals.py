@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from septum.errors import ConfigError, DataError
-from septum.study import Participant
+from septum.study import Data, Participant, Task
+from septum_bench.phantoms import PhantomPlan
 from septum_bench.plan import Plan
 from septum_client import consent
 from septum_client.cohort import Cohort, CohortSpec, Split, shared_patients
 from septum_client.ingest import Terms, ingest
-from septum_client.labels import columns
+from septum_client.labels import classes, columns, segments_of
+from septum_client.masks.segments import named_in
 from septum_client.policy import Policy
 from septum_client.rules import Intake
 from septum_client.site import Site, write_durably
@@ -45,13 +47,62 @@ def sources(folder: Path) -> list[Path]:
     return found
 
 
-def labels_of(folders: Sequence[Path], wanted: Sequence[str]) -> tuple[str, ...]:
+def spec_of(folders: Sequence[Path], plan: Plan) -> CohortSpec:
+    """Return what every hospital's cohort is made to be.
+
+    Raises:
+      DataError: As :func:`labels_of`.
+      ConfigError: A value of the plan is off.
+    """
+    return CohortSpec(
+        image_size=plan.image_size,
+        labels=labels_of(folders, plan.labels, task=plan.task),
+        depth=plan.depth,
+        task=plan.task,
+        ranges=plan.ranges,
+    )
+
+
+def data_of(spec: CohortSpec) -> Data:
+    """Return the part of a study for which cohorts of this kind are made."""
+    return Data(
+        image_size=spec.image_size,
+        labels=spec.labels,
+        test_fraction=spec.test_fraction,
+        depth=spec.depth,
+        task=spec.task,
+        ranges=spec.ranges,
+    )
+
+
+def phantoms_of(plan: Plan) -> PhantomPlan:
+    """Return the hospitals to build where the plan names no data."""
+    return PhantomPlan(
+        sites=plan.sites,
+        patients=plan.patients,
+        seed=plan.seed,
+        task=plan.task,
+        depth=plan.depth,
+    )
+
+
+def labels_of(
+    folders: Sequence[Path], wanted: Sequence[str], *, task: Task = "multilabel"
+) -> tuple[str, ...]:
     """Return the labels to train on: ``wanted``, or every label that all hospitals have.
+
+    The labels of a classification are the classes of any hospital, and those of
+    a segmentation the classes of every ``segments.csv``.
 
     Raises:
       DataError: No label is common to all hospitals, or a wanted one is missing.
     """
-    found = [columns(folder) for folder in folders]
+    if task == "classification":
+        return tuple(wanted) or tuple(sorted(frozenset().union(*map(classes, folders))))
+    found = [
+        _classes_of_masks(folder) if task == "segmentation" else columns(folder)
+        for folder in folders
+    ]
     common = [name for name in found[0] if all(name in other for other in found)]
     missing = [name for name in wanted if name not in common]
     if missing or not common:
@@ -61,6 +112,11 @@ def labels_of(folders: Sequence[Path], wanted: Sequence[str]) -> tuple[str, ...]
             remedy="Give every hospital's CSV the same label columns, or name one with --label.",
         )
     return tuple(wanted) or tuple(common)
+
+
+def _classes_of_masks(folder: Path) -> tuple[str, ...]:
+    content = segments_of(folder)
+    return () if content is None else named_in(content)
 
 
 def admit(
@@ -79,11 +135,14 @@ def admit(
     linkage = _derived(plan.seed, "linkage")
     policy = Policy(
         epsilon_per_study=plan.epsilon,
-        epsilon_total=plan.epsilon,
+        # One study, one limit: the filters over many studies are left with nothing to decide.
+        epsilon_per_year=100 * plan.epsilon,
+        epsilon_total=100 * plan.epsilon,
         delta=plan.delta,
         noise_floor=0.1,
         clip_ceiling=max(plan.max_grad_norm, 1.0),
         minimum_patients=1,
+        models=(plan.model,),
         metrics=("steps", "update_norm"),
         # Phantoms are synthetic and say so. They carry no text, and looking for it would be most
         # of a simulation's time.

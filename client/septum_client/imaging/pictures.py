@@ -14,6 +14,7 @@ from septum_client.reject import Rejected
 
 MIN_SIDE: Final = 16
 FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
+_LOSSLESS: Final = ("PNG", "TIFF", "BMP")
 # Rec. ITU-R BT.601, as DICOM's YBR_FULL (PS3.3 C.7.6.3.1.2).
 LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -56,14 +57,45 @@ def read(data: bytes, *, limits: Limits = LIMITS) -> NDArray[np.float32]:
         raise Rejected(Quarantine.CANNOT_DECODE) from None
 
 
+def read_indices(data: bytes, *, limits: Limits = LIMITS) -> NDArray[np.int64]:
+    """Return a mask's values ``(rows, columns)`` as they are stored: of a palette, its indices.
+
+    Args:
+      data: The whole file: 1, 8 or 16 bits grey, or a palette. Not JPEG, which
+        would blur the values.
+      limits: As for :func:`read`.
+
+    Raises:
+      Rejected: As :func:`read`; CANNOT_DECODE for other kinds of pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in read
+            with Image.open(BytesIO(data), formats=_LOSSLESS) as image:
+                _require_bounded(image, limits)
+                if image.mode not in _GREY | {"1", "P"}:
+                    raise Rejected(Quarantine.CANNOT_DECODE)
+                return np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    except Rejected:
+        raise
+    except (MemoryError, Image.DecompressionBombError):
+        raise Rejected(Quarantine.TOO_LARGE) from None
+    except Exception:  # noqa: BLE001 - as in read
+        raise Rejected(Quarantine.CANNOT_DECODE) from None
+
+
+def _require_bounded(image: Image.Image, limits: Limits) -> None:
+    if max(image.size) > limits.side:
+        raise Rejected(Quarantine.TOO_LARGE)
+    if min(image.size) < MIN_SIDE:
+        raise Rejected(Quarantine.BAD_GEOMETRY)
+    if getattr(image, "is_animated", False):
+        raise Rejected(Quarantine.MULTI_FRAME)
+
+
 def _read(data: bytes, limits: Limits) -> NDArray[np.float32]:
     with Image.open(BytesIO(data), formats=FORMATS) as image:
-        if max(image.size) > limits.side:
-            raise Rejected(Quarantine.TOO_LARGE)
-        if min(image.size) < MIN_SIDE:
-            raise Rejected(Quarantine.BAD_GEOMETRY)
-        if getattr(image, "is_animated", False):
-            raise Rejected(Quarantine.MULTI_FRAME)
+        _require_bounded(image, limits)
         mode = image.mode
         if mode not in _GREY | _COLOUR | {"1"}:
             raise Rejected(Quarantine.CANNOT_DECODE)

@@ -10,9 +10,10 @@ size. ``write_hospitals`` builds them, ``render`` makes one film, and
 """
 
 from septum_bench.phantoms.anatomy import Anatomy, Attributes, draw_attributes, grow
-from septum_bench.phantoms.hospitals import PhantomPlan, write_hospitals
+from septum_bench.phantoms.hospitals import write_hospitals
 from septum_bench.phantoms.public import public_images
 from septum_bench.phantoms.radiograph import render
+from septum_bench.phantoms.roster import PhantomPlan
 from septum_bench.phantoms.scanner import SCANNERS, Scanner
 
 __all__ = [

@@ -58,18 +58,42 @@ def write_film(
       - The patient's name and number appear in standard attributes, free text,
         a sequence and private attributes.
     """
+    image = begun(SOP_CLASSES[scanner.modality], film.sop_uid)
+    identify(image, film, attributes=attributes, person=person, place=place, scanner=scanner)
+    _machine(image, film, person, place, scanner)
+    _pixels(image, film, scanner)
+    save(image, path)
+
+
+def begun(sop_class: str, sop_uid: str) -> FileDataset:
+    """Return an object with its file meta information and nothing else."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SOP_CLASSES[scanner.modality]
-    meta.MediaStorageSOPInstanceUID = film.sop_uid
+    meta.MediaStorageSOPClassUID = sop_class
+    meta.MediaStorageSOPInstanceUID = sop_uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = _WRITER_UID
     meta.ImplementationVersionName = "SEPTUM_PHANTOM"
-    image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     image.SpecificCharacterSet = "ISO_IR 192"
+    return image
+
+
+def identify(
+    image: Dataset,
+    film: Film,
+    *,
+    attributes: Attributes,
+    person: Person,
+    place: Hospital,
+    scanner: Scanner,
+) -> None:
+    """Add who was looked at and when: every identifier that a PACS would export."""
     _patient(image, attributes, person)
     _visit(image, film, person, place, scanner)
-    _machine(image, film, person, place, scanner)
-    _pixels(image, film, scanner)
+
+
+def save(image: FileDataset, path: Path) -> None:
+    """Write an object, and the folders on the way to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save_as(path, enforce_file_format=True)
 

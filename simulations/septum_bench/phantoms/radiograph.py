@@ -106,10 +106,10 @@ def film_of(
 
 def attenuation(anatomy: Anatomy, view: View, *, field_mm: float, matrix: int) -> Array:
     """Return the optical depth of each ray: float32 ``[matrix, matrix]``, at least 0."""
-    x, y = _grid(view, field_mm, matrix)
+    x, y = grid(view, field_mm, matrix)
     chest = anatomy.chest_half_mm(y)
     body = _body(anatomy, x, y, chest)
-    lung = _lungs(anatomy, view, x, y, chest)
+    lung = lungs(anatomy, view, x, y, chest)
     # What lies in the lung is seen against air; a tenth of it shines through elsewhere.
     airy = lung / np.float32(0.6 * anatomy.depth_mm)
     depth = MUSCLE_PER_MM * (body - AIR_IN_LUNG * lung)
@@ -117,11 +117,11 @@ def attenuation(anatomy: Anatomy, view: View, *, field_mm: float, matrix: int) -
     depth += _bones(anatomy, view, x, y, chest) * np.minimum(body / 60.0, 1.0)
     depth += _soft_parts(anatomy, view, x, y)
     if anatomy.attributes.lesion_mm > 0.0:
-        depth += np.minimum(airy + 0.1, 1.0) * _lesion(anatomy, view, x, y)
+        depth += np.minimum(airy + 0.1, 1.0) * lesion(anatomy, view, x, y)
     return np.asarray(np.maximum(depth, 0.0), np.float32)
 
 
-def _grid(view: View, field_mm: float, matrix: int) -> tuple[Array, Array]:
+def grid(view: View, field_mm: float, matrix: int) -> tuple[Array, Array]:
     """Return body coordinates (x, y) in mm of each pixel's centre."""
     line = (np.arange(matrix, dtype=np.float32) + 0.5) * np.float32(field_mm / matrix)
     across = (line - field_mm / 2 - view.shift_mm[0])[None, :] / view.zoom
@@ -156,7 +156,7 @@ def _body(anatomy: Anatomy, x: Array, y: Array, chest: Array) -> Array:
     return np.asarray(anatomy.depth_mm * thick * neck * inside, np.float32)
 
 
-def _lungs(anatomy: Anatomy, view: View, x: Array, y: Array, chest: Array) -> Array:
+def lungs(anatomy: Anatomy, view: View, x: Array, y: Array, chest: Array) -> Array:
     """Return millimetres of lung along each ray; heart, great vessels and diaphragm cut it."""
     ax = np.abs(x)
     left = x > 0
@@ -275,7 +275,7 @@ def _soft_parts(anatomy: Anatomy, view: View, x: Array, y: Array) -> Array:
     return depth
 
 
-def _lesion(anatomy: Anatomy, view: View, x: Array, y: Array) -> Array:
+def lesion(anatomy: Anatomy, view: View, x: Array, y: Array) -> Array:
     """Return the nodule's optical depth: a lobulated ball of soft tissue."""
     stretch = 1.0 + 0.03 * view.breath
     cx = anatomy.lesion_xy_mm[0] + view.lesion_shift_mm[0]

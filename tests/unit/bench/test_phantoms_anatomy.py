@@ -14,7 +14,7 @@ from septum_bench.phantoms import (
     grow,
     render,
 )
-from septum_bench.phantoms.hospitals import PATIENTS_WEIGHT, PREVALENCE, enrol
+from septum_bench.phantoms.roster import PATIENTS_WEIGHT, PREVALENCE, enrol
 from septum_bench.phantoms.scanner import percentile_normalise
 
 

@@ -420,4 +420,4 @@ def test_the_pixels_lie_on_the_disk_and_nothing_half_made_beside_them(source, ta
     cohort = ingest(source, target)
     assert isinstance(cohort.images, np.memmap)
     assert set(files_of(target)) == {storage.IMAGES, storage.INDEX, storage.MANIFEST}
-    assert set(reading.VERBS) == {"prepare", "deidentify", "series", "volume"}
+    assert set(reading.VERBS) == {"prepare", "deidentify", "series", "volume", "mask"}

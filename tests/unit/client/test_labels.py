@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from septum.errors import DataError
-from septum_client import demographics, labels, pseudonyms
+from septum_client import demographics, labels, pseudonyms, table_text
 
 SECRET = "Meier^Anna"
 
@@ -138,7 +138,7 @@ def test_a_labels_csv_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatc
 
 
 def test_a_huge_labels_csv_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(labels, "MAX_BYTES", 10)
+    monkeypatch.setattr(table_text, "MAX_BYTES", 10)
     assert "larger than" in refused(tmp_path, "patient_id,sick\nA,1\n")
 
 
