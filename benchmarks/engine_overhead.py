@@ -29,7 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from septum.accounting import noise_for
-from septum.study import Aggregation, Data, Participant, Privacy, Study, Training
+from septum.study import Data, Participant, Privacy, Study
+from septum.training import Aggregation, Training
 from septum_bench import engine, hospitals
 from septum_bench.phantoms import PhantomPlan, write_hospitals
 from septum_bench.plan import Plan

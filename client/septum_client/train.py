@@ -1,17 +1,23 @@
 """Cohort and mechanism to update. Called by the gate; what it returns is secret."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
-from septum.models import Vector, load_vector, network_of, to_vector
+from septum.models import Vector, Weights, load_vector, network_of, to_vector
 from septum.privacy import Mechanism
 from septum.study import Study
+from septum.tasks import task_of
+from septum_client.augment import change_of
 from septum_client.cohort import Cohort, Split
 from septum_client.dpsgd import Indices, PatientTrainer, draw_images, draw_patients
+from septum_client.optimizers import optimizer_of
 from septum_client.randomness import Randomness
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,13 +32,15 @@ class Update:
     drawn: tuple[int, ...] = field(repr=False)
 
 
-def network(study: Study, model: Vector) -> nn.Module:
+def network(study: Study, model: Vector, *, weights: Weights | None = None) -> nn.Module:
     """Return the study's network with ``model`` as its weights.
+
+    ``weights`` are the public ones that the study names, if it names any.
 
     Raises:
       Refusal: The vector does not fit the network, or a layer is not allowed.
     """
-    built = network_of(study)
+    built = network_of(study, weights=weights)
     load_vector(built, model)
     return built
 
@@ -45,6 +53,7 @@ def train(
     model: Vector,
     randomness: Randomness,
     device: torch.device | None = None,
+    weights: Weights | None = None,
 ) -> Update:
     """Train one round and return the update.
 
@@ -55,27 +64,43 @@ def train(
       model: Weights to start from, float32 (params,).
       randomness: Source of sampling and noise.
       device: Where to compute; the CPU unless told.
+      weights: The public weights that the study names, if it names any.
 
     Guarantees:
       - Exactly ``mechanism.steps`` noisy steps.
       - Patients of the test split are never read.
     """
-    trained = network(study, model)
+    trained = network(study, model, weights=weights)
     trainer = PatientTrainer(
         trained,
         mechanism=mechanism,
-        learning_rate=study.training.learning_rate,
+        optimizer=optimizer_of(study.training),
         images_per_patient=study.training.images_per_patient,
+        views=study.training.views,
+        loss=loss_of(study),
         proximal_mu=study.training.proximal_mu,
         randomness=randomness,
         device=device or torch.device("cpu"),
     )
     batches = draw(study, mechanism=mechanism, cohort=cohort, randomness=randomness)
+    change = change_of(study, randomness)
     for batch in batches:
-        trainer.step(cohort.images, cohort.labels, batch)
+        trainer.step(cohort.images, cohort.targets, batch, change)
     trainer.detach()
     drawn = tuple(len(batch) for batch in batches)
     return Update(vector=to_vector(trained) - model, drawn=drawn)
+
+
+def loss_of(study: Study) -> Loss:
+    """Return the study's loss of each image, ``(outputs, targets) -> (images,)``.
+
+    Smoothing is a function of one image's own targets (Szegedy et al. 2016,
+    arXiv:1512.00567), so no image moves another's loss.
+    """
+    loss, given_up = task_of(study).loss, study.training.label_smoothing
+    if not given_up:
+        return loss
+    return lambda outputs, targets: loss(outputs, targets * (1 - 2 * given_up) + given_up)
 
 
 def draw(

@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 
 from septum.errors import AdmissionError
+from septum.step_bounds import update_norm_bound
 from septum.study import Study
 from septum.wire import Instruction, Release
 
@@ -50,8 +51,6 @@ def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
             "max_grad_norm": release.max_grad_norm,
         }
     )
-    bound = mechanism.update_norm_bound(
-        parameters=len(release.update), learning_rate=study.training.learning_rate
-    )
+    bound = update_norm_bound(mechanism, study.training, parameters=len(release.update))
     if norm > bound * _SLACK:
         raise AdmissionError(f"NORM: the update's norm is {norm:.4g}; the limit is {bound:.4g}.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from septum.bundle import weights_of
 from septum.errors import EngineError
 from septum.models import network_of, to_vector
 from septum.study import Study
@@ -19,7 +20,8 @@ def server_app(
 
     Args:
       study: The study to run.
-      folder: Where round records and checkpoints are kept.
+      folder: Where round records and checkpoints are kept; its folder ``weights``
+        holds the public weights that the study names, if it names any.
       resume: Go on after the last checkpoint, if there is one.
       watch: Told of each finished round.
       deadline_s: Seconds that sites have to answer a round.
@@ -41,11 +43,13 @@ def server_app(
         del context
         start = last
         if start is None:
-            network = network_of(study)
+            network = network_of(study, weights=weights_of(study, folder / "weights"))
             start = checkpoint.Checkpoint(digest=study.digest, round=0, model=to_vector(network))
             checkpoint.save(folder, start)
         if start.round < study.rounds:
-            SeptumStrategy(study, folder=folder, done=start.round, watch=watch).start(
+            SeptumStrategy(
+                study, folder=folder, done=start.round, watch=watch, state=start.state
+            ).start(
                 grid=grid,
                 initial_arrays=pack(start.model),
                 num_rounds=study.rounds - start.round,

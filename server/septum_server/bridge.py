@@ -1,9 +1,10 @@
 """Flower's Strategy hooks on one side, a Septum strategy on the other."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -23,7 +24,7 @@ from septum.wire import (
 from septum_server import checkpoint, rounds
 from septum_server.admission import admit
 from septum_server.rounds import RoundRecord
-from septum_strategies import STRATEGIES, Contribution
+from septum_strategies import Contribution, advance
 
 Watcher = Callable[[RoundRecord, Vector, tuple[Release, ...]], None]
 """Told of each finished round: its record, the new global model, the admitted releases."""
@@ -43,13 +44,23 @@ class SeptumStrategy(Strategy):
       folder: Where records and checkpoints go.
       done: Rounds already done, when resuming.
       watch: Told of each round.
+      state: What the strategy carried out of the last round, when resuming.
     """
 
-    def __init__(self, study: Study, *, folder: Path, done: int, watch: Watcher) -> None:
+    def __init__(
+        self,
+        study: Study,
+        *,
+        folder: Path,
+        done: int,
+        watch: Watcher,
+        state: Mapping[str, Vector] = MappingProxyType({}),
+    ) -> None:
         self._study = study
         self._folder = folder
         self._done = done
         self._watch = watch
+        self._state = state
         self._names: dict[int, str] = {}
         self._instruction: Instruction | None = None
         self._started = 0.0
@@ -104,7 +115,8 @@ class SeptumStrategy(Strategy):
                 remedy="Clear the codes with the sites (docs/codes.md), then resume.",
             )
         admitted = tuple(releases[site] for site in sorted(releases))
-        model = STRATEGIES[self._study.strategy.name](
+        model, self._state = advance(
+            self._study.strategy,
             instruction.model,
             [
                 Contribution(
@@ -114,6 +126,8 @@ class SeptumStrategy(Strategy):
                 )
                 for release in admitted
             ],
+            state=self._state,
+            round=entry.round,
         )
         self._save(entry.round, model)
         self._watch(entry, model, admitted)
@@ -173,7 +187,9 @@ class SeptumStrategy(Strategy):
         return releases, {s: why for s, why in refused.items() if s not in releases}, strays
 
     def _save(self, round: int, model: Vector) -> None:
-        done = checkpoint.Checkpoint(digest=self._study.digest, round=round, model=model)
+        done = checkpoint.Checkpoint(
+            digest=self._study.digest, round=round, model=model, state=self._state
+        )
         checkpoint.save(self._folder, done)
 
     def _name(self, node: int, site: str, known: set[str]) -> None:

@@ -1,26 +1,39 @@
 """The global model of every round, each written whole or not at all."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from septum.durable import replace
 from septum.errors import EngineError
 from septum.models import Vector
+from septum_strategies import AVERAGE
 
+_STATE: Final = "state_"
 _FILE: Final = re.compile(r"round-(\d{5})\.npz")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """The global model, float32 (params,), after ``round`` rounds of the study ``digest``."""
+    """The global model, float32 (params,), after ``round`` rounds of the study ``digest``.
+
+    ``state`` is what the server's strategy carries to the next round: vectors
+    of the model's shape, made of releases alone.
+    """
 
     digest: str
     round: int
     model: Vector
+    state: Mapping[str, Vector] = field(default_factory=dict)
+
+    @property
+    def published(self) -> Vector:
+        """The model to hand out: the moving average where the study keeps one."""
+        return self.state.get(AVERAGE, self.model)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -30,17 +43,15 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
       EngineError: The disk is full or the folder cannot be written.
     """
     path = folder / f"round-{checkpoint.round:05d}.npz"
+    arrays: dict[str, Any] = {  # the stubs take the names for options
+        "model": checkpoint.model,
+        "round": np.int64(checkpoint.round),
+        "digest": np.array(checkpoint.digest),
+        **{_STATE + name: vector for name, vector in checkpoint.state.items()},
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace(
-            path,
-            lambda file: np.savez(
-                file,
-                model=checkpoint.model,
-                round=np.int64(checkpoint.round),
-                digest=np.array(checkpoint.digest),
-            ),
-        )
+        replace(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
         raise EngineError(
             f"the checkpoint of round {checkpoint.round} could not be written ({error.strerror}).",
@@ -61,6 +72,11 @@ def load(path: Path) -> Checkpoint:
                 digest=str(stored["digest"]),
                 round=int(stored["round"]),
                 model=np.asarray(stored["model"], dtype=np.float32),
+                state={
+                    name.removeprefix(_STATE): np.asarray(stored[name], dtype=np.float32)
+                    for name in stored.files
+                    if name.startswith(_STATE)
+                },
             )
     except Exception as error:  # noqa: BLE001 - zipfile and numpy raise many kinds
         raise EngineError(

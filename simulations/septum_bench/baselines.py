@@ -13,7 +13,7 @@ from septum.study import Study
 from septum_client.cohort import Cohort, Split
 from septum_client.randomness import Source
 from septum_client.train import train
-from septum_strategies import STRATEGIES, Contribution
+from septum_strategies import AVERAGE, Contribution, State, advance
 
 Progress = Callable[[], None]
 Rows = Sequence[tuple[Cohort, npt.NDArray[np.int64]]]
@@ -78,6 +78,7 @@ def federated(
 ) -> Vector:
     """Return a model trained by the study's strategy without privacy."""
     model = initial(study)
+    state: State = {}
     names = list(cohorts)
     with ThreadPoolExecutor(workers) as pool:
         for number in range(rounds):
@@ -90,7 +91,8 @@ def federated(
                 )
 
             trained = list(pool.map(one, names))
-            model = STRATEGIES[study.strategy.name](
+            model, state = advance(
+                study.strategy,
                 model,
                 [
                     Contribution(
@@ -100,8 +102,10 @@ def federated(
                     )
                     for name, vector in zip(names, trained, strict=True)
                 ],
+                state=state,
+                round=number + 1,
             )
-    return model
+    return state.get(AVERAGE, model)
 
 
 def initial(study: Study) -> Vector:

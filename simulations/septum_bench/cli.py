@@ -39,7 +39,11 @@ def simulate(
     sites: Annotated[int, Opt(help="Phantom hospitals.")] = _DEFAULTS.sites,
     patients: Annotated[int, Opt(help="Phantom patients in all.")] = _DEFAULTS.patients,
     seed: Annotated[int, Opt(help="Seed of everything.")] = _DEFAULTS.seed,
+    task: Annotated[
+        str, Opt(help="multilabel, classification, regression or segmentation.")
+    ] = _DEFAULTS.task,
     image_size: Annotated[int, Opt(help="Pixels a side in training.")] = _DEFAULTS.image_size,
+    depth: Annotated[int, Opt(help="Slices of a volume; 1: films.")] = _DEFAULTS.depth,
     model: Annotated[str, Opt(help="small_cnn, resnet18 or densenet121.")] = _DEFAULTS.model,
     strategy: Annotated[str, Opt(help="fedavg or fedprox.")] = _DEFAULTS.strategy,
     proximal_mu: Annotated[
@@ -140,6 +144,10 @@ def phantoms(
     patients: Annotated[int, Opt(help="Patients in all.")] = _DEFAULTS.patients,
     seed: Annotated[int, Opt(help="Equal seeds give equal bytes.")] = 0,
     matrix: Annotated[int, Opt(help="Pixels a side of each film.")] = 96,
+    task: Annotated[
+        str, Opt(help="multilabel, classification, regression or segmentation.")
+    ] = _DEFAULTS.task,
+    depth: Annotated[int, Opt(help="Above 1: a CT of so many slices a patient.")] = _DEFAULTS.depth,
     workers: Annotated[int, Opt(help="Processes.")] = _DEFAULTS.workers,
 ) -> None:
     """Write synthetic hospitals: chest films as real DICOM, with invented identifiers.
@@ -149,7 +157,9 @@ def phantoms(
     from septum_bench.phantoms import PhantomPlan, write_hospitals  # noqa: PLC0415
     from septum_bench.progress import RichReporter  # noqa: PLC0415
 
-    plan = PhantomPlan(sites=sites, patients=patients, seed=seed, matrix=matrix)
+    plan = PhantomPlan(
+        sites=sites, patients=patients, seed=seed, matrix=matrix, task=task, depth=depth
+    )
     with RichReporter(Console()) as reporter:
         reporter.stage("Phantoms", 1)
         folders = write_hospitals(
@@ -166,7 +176,7 @@ def phantoms(
 def pneumoniamnist(
     npz: Annotated[Path, typer.Argument(help="pneumoniamnist.npz of MedMNIST v2.")],
     out: Annotated[Path, Opt(help="New folder for DICOM, sites and models.")] = Path("pneumonia"),
-    sites: Annotated[int, Opt(help="Simulated hospitals.")] = 5,
+    sites: Annotated[int, Opt(help="Simulated hospitals.")] = 6,
     epsilon: Annotated[list[float] | None, Opt(help="Repeat for more. [default: 1 3 8]")] = None,
     seeds: Annotated[int, Opt(help="Number of seeds.")] = 3,
     workers: Annotated[int, Opt(help="Hospitals that train at once.")] = _DEFAULTS.workers,

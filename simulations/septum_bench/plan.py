@@ -6,6 +6,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from septum.errors import ConfigError, explain
+from septum.privacy import Clipping
+from septum.study import Task
 
 Engine = Literal["local", "ray"]
 
@@ -25,9 +27,15 @@ class Plan(BaseModel):
     patients: int = Field(1200, ge=20, le=1_000_000)
     seed: int = Field(0, ge=0, lt=2**32)
     labels: tuple[str, ...] = ()
+    task: Task = "multilabel"
+    ranges: tuple[tuple[float, float], ...] = ()
     image_size: int = Field(64, ge=16, le=512)
+    depth: int = Field(1, ge=1, le=256)
     model: str = "small_cnn"
-    strategy: Literal["fedavg", "fedprox"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam"] = "fedavg"
+    server_learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    server_momentum: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(0.0, ge=0, lt=1)
     proximal_mu: float = Field(0.1, gt=0, allow_inf_nan=False)
     rounds: int = Field(12, ge=1, le=10_000)
     steps_per_round: int = Field(5, ge=1, le=10_000)
@@ -37,6 +45,13 @@ class Plan(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     sampling_rate: float = Field(0.2, gt=0, le=1, allow_inf_nan=False)
     learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.0, ge=0, lt=1)
+    views: int = Field(1, ge=1, le=64)
+    augmentation: Literal["none", "geometry", "tone", "radiograph"] = "none"
+    mirror: bool = False
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    clipping: Clipping = "flat"
     images_per_patient: int = Field(2, ge=1, le=64)
     minimum_sites: int | None = Field(None, ge=1)
     engine: Engine = "local"

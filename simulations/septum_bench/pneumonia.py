@@ -25,7 +25,7 @@ def run_pneumonia(
     npz: Path,
     out: Path,
     *,
-    sites: int = 5,
+    sites: int = 6,
     epsilons: Sequence[float] = (1, 3, 8),
     seeds: Sequence[int] = (0, 1, 2),
     workers: int = 2,
@@ -43,7 +43,7 @@ def run_pneumonia(
       npz: ``pneumoniamnist.npz``, 28 by 28 pixels.
       out: A new folder, or the one of an interrupted call with the same file and sites.
       sites: Hospitals.
-      epsilons: Patient-level limits, each a study of its own, at delta 1e-4 per hospital.
+      epsilons: Patient-level limits, each a study of its own, at delta 1e-5 per hospital.
       seeds: One repetition each.
       workers: Hospitals that train at the same time.
       reporter: Shows progress.
@@ -75,6 +75,7 @@ def run_pneumonia(
             learn=splits["train"] + splits["val"],
             held_out=splits["test"],
             reporter=reporter,
+            defaults=True,
         )
     return rows
 

@@ -1,17 +1,20 @@
 """One seed of the PneumoniaMNIST benchmark: the same hospitals at each epsilon, scored alike."""
 
+import functools
+import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from septum.accounting import epsilon as epsilon_of
 from septum.errors import DataError, EngineError
 from septum.models import Vector
-from septum_bench import baselines
+from septum.recipes import RECIPES
+from septum_bench import baselines, opacus_defaults, unprotected
 from septum_bench.engine import threads
 from septum_bench.evaluate import Tested
 from septum_bench.plan import Engine, Plan
@@ -19,16 +22,13 @@ from septum_bench.radiographs import LABEL, Labelled, write_radiographs
 from septum_bench.simulate import Reporter, Run, begin, federate
 from septum_client.budget import Ledger
 from septum_client.cohort import Split
+from septum_client.site import write_durably
 
-# Chosen once on the published validation images (benchmarks/pneumonia_search.py), seed 100.
-DELTA: Final = 1e-4
+DELTA: Final = 1e-5
 IMAGE_SIZE: Final = 28
-ROUNDS: Final = 16
-STEPS_PER_ROUND: Final = 5
-SAMPLING_RATE: Final = 0.2
-MAX_GRAD_NORM: Final = 1.0
-LEARNING_RATE: Final = 0.5
-PLAIN_ROUNDS: Final = 12  # rounds of one epoch, and epochs of pooled training, without privacy
+RECIPE: Final = RECIPES["film-labels"]
+ROUNDS: Final = RECIPE.rounds
+POOLED_EPOCHS: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +72,19 @@ def plan_of(
         "seed": seed,
         "labels": (LABEL,),
         "image_size": IMAGE_SIZE,
+        "model": RECIPE.model,
         "rounds": ROUNDS,
-        "steps_per_round": STEPS_PER_ROUND,
+        "steps_per_round": RECIPE.steps_per_round,
         "epsilon": float(epsilon),
         "delta": DELTA,
-        "max_grad_norm": MAX_GRAD_NORM,
-        "sampling_rate": SAMPLING_RATE,
-        "learning_rate": LEARNING_RATE,
+        "max_grad_norm": RECIPE.max_grad_norm(epsilon),
+        "sampling_rate": RECIPE.sampling_rate,
+        **RECIPE.training.model_dump(include=set(Plan.model_fields) - {"proximal_mu"}),
         "images_per_patient": 1,
+        "strategy": RECIPE.strategy.name,
+        "server_learning_rate": RECIPE.strategy.learning_rate,
+        "server_momentum": RECIPE.strategy.momentum,
+        "ema": RECIPE.strategy.ema,
         "workers": workers,
         "engine": engine,
         "baselines": False,
@@ -95,6 +100,7 @@ def study_rows(
     held_out: Labelled,
     reporter: Reporter,
     plain: bool = True,
+    defaults: bool = False,
 ) -> list[Row]:
     """Run the simulations of one seed on the same hospitals and score them.
 
@@ -104,7 +110,8 @@ def study_rows(
       learn: Images to train on.
       held_out: Images to score on.
       reporter: Shows progress.
-      plain: Also train without privacy, pooled and federated.
+      plain: Also train without privacy: federated by the same recipe, and pooled.
+      defaults: Also train by Opacus' example at each epsilon.
     """
     first: Run | None = None
     rows = []
@@ -131,8 +138,22 @@ def study_rows(
                 seconds=run.seconds["federation"],
             )
         )
-    if plain and first is not None:
-        rows += _plain(first, reporter)
+    if first is not None:
+        run = first
+        if plain:
+            rows += _once(home / "plain.json", lambda: _plain(run, reporter))
+        for epsilon in [plan.epsilon for plan in plans] if defaults else []:
+            name = f"opacus-example-epsilon-{epsilon:g}.json"
+            rows += _once(home / name, functools.partial(_defaults, run, epsilon, reporter))
+    return rows
+
+
+def _once(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
+    """Return rows that an earlier call kept at ``path``, or make and keep them."""
+    if path.exists():
+        return [Row(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+    rows = make()
+    write_durably(path, json.dumps([asdict(row) for row in rows]).encode())
     return rows
 
 
@@ -186,16 +207,14 @@ def _spent(run: Run) -> float:
 
 def _plain(run: Run, reporter: Reporter) -> list[Row]:
     study, plan = run.study, run.plan
-    reporter.stage("Without privacy", PLAIN_ROUNDS * (len(run.cohorts) + 1))
+    reporter.stage("Without privacy", study.rounds + POOLED_EPOCHS)
     start = time.monotonic()
     # One thread for pooled training too: its steps are too small to share, and waiting spins.
     with threads(plan.workers):
-        federated = baselines.federated(
+        federated = unprotected.same_recipe(
             study,
             run.cohorts,
-            rounds=PLAIN_ROUNDS,
-            epochs=1,
-            seed=plan.seed,
+            source=run.source,
             workers=plan.workers,
             progress=lambda: reporter.advance("federated"),
         )
@@ -203,7 +222,7 @@ def _plain(run: Run, reporter: Reporter) -> list[Row]:
         pooled = baselines.pooled(
             study,
             run.cohorts,
-            epochs=PLAIN_ROUNDS,
+            epochs=POOLED_EPOCHS,
             seed=plan.seed,
             progress=lambda: reporter.advance("pooled"),
         )
@@ -212,6 +231,31 @@ def _plain(run: Run, reporter: Reporter) -> list[Row]:
         _row(run, federated, training="federated, no privacy", spent=None, seconds=middle - start),
         _row(run, pooled, training="pooled, no privacy", spent=None, seconds=end - middle),
     ]
+
+
+def _defaults(run: Run, epsilon: float, reporter: Reporter) -> list[Row]:
+    reporter.stage(f"Opacus' example, ε = {epsilon:g}", opacus_defaults.EPOCHS)
+    start = time.monotonic()
+    with threads(run.plan.workers):
+        network = opacus_defaults.federated(
+            run.study,
+            run.cohorts,
+            epsilon=epsilon,
+            delta=DELTA,
+            seed=run.plan.seed,
+            progress=lambda: reporter.advance("Opacus"),
+        )
+        auc, accuracy = opacus_defaults.score(network, run.cohorts)
+    row = Row(
+        training=f"Opacus' MNIST example, federated, ε = {epsilon:g}",
+        seed=run.plan.seed,
+        epsilon=epsilon,
+        spent=epsilon,
+        auc=auc,
+        accuracy=accuracy,
+        seconds=time.monotonic() - start,
+    )
+    return [row]
 
 
 def _row(run: Run, model: Vector, *, training: str, spent: float | None, seconds: float) -> Row:

@@ -142,6 +142,8 @@ def _held_out(cohort: Cohort) -> npt.NDArray[np.int64]:
 
 def cannot(run: Run) -> str:
     """Return why this study cannot be attacked here, or an empty text."""
+    if run.study.data.task != "multilabel":
+        return f"the inversion is of present or absent labels, not of {run.study.data.task}"
     parameters = parameter_count(network_of(run.study))
     if parameters > LARGEST_MODEL:
         return (

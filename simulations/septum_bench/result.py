@@ -61,8 +61,18 @@ class Reliability(_Record):
     patients: int
 
 
+class Figure(_Record):
+    """One named figure of a task that an AUC does not say, such as a class's Dice."""
+
+    name: str
+    interval: Interval
+
+
 class Metrics(_Record):
-    """Patient-level test performance of one model on one group of patients."""
+    """Patient-level test performance of one model on one group of patients.
+
+    ``figures`` are those of the task besides: of each class, number or mask.
+    """
 
     patients: int
     positives: int
@@ -72,6 +82,7 @@ class Metrics(_Record):
     brier: Interval
     calibration_error: Interval
     reliability: tuple[Reliability, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
 
 class Subgroup(_Record):

@@ -13,13 +13,14 @@ import numpy as np
 from septum.accounting import Charge, epsilon, noise_for, rounds_within
 from septum.errors import ConfigError, DataError, EngineError
 from septum.models import Vector
-from septum.study import Aggregation, Data, Model, Privacy, Study, Training, load
+from septum.study import Model, Privacy, Study, load
+from septum.training import Aggregation, Training
 from septum.wire import Release
 from septum_bench import engine, hospitals
-from septum_bench.phantoms import PhantomPlan, write_hospitals
+from septum_bench.phantoms import write_hospitals
 from septum_bench.plan import Plan
 from septum_bench.seeded import SeededSource
-from septum_client.cohort import Cohort, CohortSpec
+from septum_client.cohort import Cohort
 from septum_client.site import Site, write_durably
 from septum_server import checkpoint
 from septum_server.app import server_app
@@ -55,8 +56,8 @@ class Run:
         return SeededSource(self.plan.seed)
 
     def model(self, round: int) -> Vector:
-        """Return the global model after ``round`` rounds; 0 is the initial one."""
-        return checkpoint.load(self.folder / "server" / f"round-{round:05d}.npz").model
+        """Return the model published after ``round`` rounds; 0 is the initial one."""
+        return checkpoint.load(self.folder / "server" / f"round-{round:05d}.npz").published
 
     def first_release(self, site: str) -> Vector | None:
         """Return what ``site`` released in round 1, float32 (params,), or None if it did not."""
@@ -142,8 +143,7 @@ def federate(plan: Plan, folder: Path, *, reporter: Reporter) -> Run:
     with timed(seconds, "hospitals"):
         folders = _folders(plan, folder, reporter)
     with timed(seconds, "ingest"):
-        labels = hospitals.labels_of(folders, plan.labels)
-        spec = CohortSpec(image_size=plan.image_size, labels=labels)
+        spec = hospitals.spec_of(folders, plan)
         reporter.stage("Ingest", len(folders))
         counts: dict[str, tuple[int, int]] = {}
 
@@ -176,7 +176,7 @@ def _folders(plan: Plan, folder: Path, reporter: Reporter) -> list[Path]:
         reporter.stage("Phantoms", plan.patients)
         write_hospitals(
             target,
-            PhantomPlan(sites=plan.sites, patients=plan.patients, seed=plan.seed),
+            hospitals.phantoms_of(plan),
             workers=plan.workers,
             progress=lambda done, total: reporter.advance(
                 f"{done}/{total} films", done=done, total=total
@@ -200,12 +200,18 @@ def _study(plan: Plan, folder: Path, cohorts: dict[str, Cohort], *, noise: float
         name="simulation",
         purpose="Simulated on one machine; no hospital takes part.",
         rounds=plan.rounds,
-        data=Data(image_size=plan.image_size, labels=next(iter(cohorts.values())).spec.labels),
+        data=hospitals.data_of(next(iter(cohorts.values())).spec),
         model=Model(name=plan.model, seed=plan.seed),
         training=Training(
             learning_rate=plan.learning_rate,
             images_per_patient=plan.images_per_patient,
             proximal_mu=plan.proximal_mu if prox else 0.0,
+            optimizer=plan.optimizer,
+            momentum=plan.momentum,
+            views=plan.views,
+            augmentation=plan.augmentation,
+            mirror=plan.mirror,
+            label_smoothing=plan.label_smoothing,
         ),
         privacy=Privacy(
             noise_multiplier=noise,
@@ -213,9 +219,13 @@ def _study(plan: Plan, folder: Path, cohorts: dict[str, Cohort], *, noise: float
             sampling_rate=plan.sampling_rate,
             steps_per_round=plan.steps_per_round,
             delta=plan.delta,
+            clipping=plan.clipping,
         ),
         strategy=Aggregation(
             name=plan.strategy,
+            learning_rate=plan.server_learning_rate,
+            momentum=plan.server_momentum,
+            ema=plan.ema,
             minimum_sites=plan.minimum_sites or max(1, len(participants) // 2),
         ),
         sites=participants,

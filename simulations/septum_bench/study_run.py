@@ -22,7 +22,7 @@ def study_run(
     warnings: list[str] = []
     if not plan.baselines:
         warnings.append("Baselines were left out (--no-baselines).")
-    if len(run.study.data.labels) > 1:
+    if len(run.study.data.labels) > 1 and run.study.data.task == "multilabel":
         warnings.append(
             f"The study trains {len(run.study.data.labels)} labels; "
             f"the scores are of the first, {run.study.data.labels[0]}."

@@ -44,6 +44,10 @@ def _lines(result: StudyResult) -> list[tuple[str, str]]:
             accuracy += f"; median hospital alone, {who}, {median(known):.3f}"
     for score in result.baselines:
         accuracy += f"; {score.name} {_shown(score.pooled.auc)}"
+    if tested.figures:
+        accuracy = f"On {tested.patients} test patients of all hospitals: " + "; ".join(
+            f"{figure.name} {_shown(figure.interval)}" for figure in tested.figures
+        )
     privacy = (
         f"patient-level ε = {max(site.epsilon_spent for site in result.sites):.2f} at "
         f"δ = {result.delta:g} per hospital ({result.accountant} accountant, Poisson sampling, "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from septum_strategies.base import Contribution, Vector
+from septum_strategies.base import Contribution, Settings, State, Vector
 
 
 def weighted_mean(model: Vector, contributions: Sequence[Contribution]) -> Vector:
@@ -43,3 +43,11 @@ def weighted_mean(model: Vector, contributions: Sequence[Contribution]) -> Vecto
         total += part.patients * part.update.astype(np.float64)
     patients = sum(part.patients for part in contributions)
     return np.asarray(model + total / patients, dtype=np.float32)
+
+
+def plain_mean(
+    model: Vector, contributions: Sequence[Contribution], *, state: State, settings: Settings
+) -> tuple[Vector, State]:
+    """Return :func:`weighted_mean` and an empty state: nothing lasts over rounds."""
+    del state, settings
+    return weighted_mean(model, contributions), {}

@@ -89,7 +89,12 @@ def test_the_unprotected_gradient_names_its_patient_far_above_chance_and_blind_g
 
 def test_a_clipped_and_noised_gradient_of_sigma_one_is_at_chance():
     mechanism = Mechanism(
-        noise_multiplier=1.0, max_grad_norm=1.0, sampling_rate=1.0, steps=1, expected_patients=1
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        sampling_rate=1.0,
+        steps=1,
+        expected_patients=1,
+        delta=1e-4,
     )
     exact = exact_gradients()
     clipped = exact / np.maximum(1, np.linalg.norm(exact, axis=1, keepdims=True))

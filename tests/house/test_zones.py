@@ -27,12 +27,17 @@ DOORS = {
         "septum_client.screening.",
         "septum_client.consent.declared",  # for the type alone
         "septum_client.pacs.inbox",  # reads what our own engine wrote
+        "septum_client.masks.objects",
         "septum_bench.phantoms.headers",
+        "septum_bench.phantoms.segmentations",
     },
     "gdcm": {"septum_client.imaging.compressed"},
     "fhir": {"septum_client.consent.fhir"},
     "pynetdicom": {"septum_client.pacs.association", "septum_client.pacs.meter"},
-    "opacus": {"septum_client.dpsgd"},
+    "opacus": {
+        "septum_client.clipping.",
+        "septum_bench.opacus_defaults",  # what Opacus gives by itself, to compare with
+    },
     "dp_accounting": {"septum.accounting"},
     "ray": {"septum_bench.engine"},
     "sqlite3": {"septum_client.budget"},
@@ -49,12 +54,18 @@ DOORS = {
     "urllib": set(),
     "pickle": set(),
     # Reading DICOM and training each have one caller in a hospital.
-    "septum_client.deid.engine": {"septum_client.reading", "septum_client.answers"},
+    "septum_client.deid.engine": {
+        "septum_client.reading",
+        "septum_client.child_settings",
+        "septum_client.plain_files",
+        "septum_client.answers",
+    },
     "septum_client.reading": {"septum_client.sandbox.child"},
     "septum_client.train": {
         "septum_client.gate",
         "septum_client.app",  # hands it to the gate
         "septum_bench.baselines",  # each hospital alone
+        "septum_bench.unprotected",  # the same draws without privacy, to compare with
         "septum_bench.rehearsal",  # who was drawn, which the bench's seed tells
     },
 }

@@ -239,7 +239,7 @@ def test_a_site_says_what_an_approved_study_costs_and_refuses_an_unreviewed_one(
         purpose="test",
         rounds=20,
         data=Data(labels=("nodule",)),
-        privacy=Privacy(noise_multiplier=1.0, sampling_rate=0.2, steps_per_round=5, delta=1e-5),
+        privacy=Privacy(noise_multiplier=2.0, sampling_rate=0.2, steps_per_round=5, delta=1e-5),
         sites=(Participant(name="north", patients=100), Participant(name="south", patients=90)),
     )
     file.write_text(study.to_toml())

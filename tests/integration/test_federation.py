@@ -1,5 +1,7 @@
 """Whole studies of three tiny hospitals, through Flower's two apps on the local engine."""
 
+import shutil
+
 import dp_accounting
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from septum.errors import EngineError
 from septum_bench import engine
 from septum_bench.seeded import SeededSource
 from septum_client.budget import Ledger
+from septum_client.site import Site
 from septum_server import checkpoint, rounds
 from septum_server.app import server_app
 
@@ -154,7 +157,7 @@ def test_a_hospital_out_of_budget_stops_and_the_others_go_on(tiny, tmp_path):
     one = federation.study.mechanism("north").charge()
     limit = epsilon([one] * 2, delta=1e-4)
     (federation.sites[0].folder / "policy.toml").write_text(
-        tiny.policy(epsilon_total=limit).to_toml()
+        tiny.policy(epsilon_per_study=limit).to_toml()
     )
     federation.run()
     assert [record.refused for record in federation.records] == [{}, {}, {"north": "SITE_210"}]
@@ -176,6 +179,52 @@ def test_too_few_hospitals_end_the_run_with_reasons_and_no_new_model(tiny, tmp_p
 
 class Crash(BaseException):
     """A crash of the coordinator, which no handler may swallow."""
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the checkpoint"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "fedavgm", "momentum": 0.9, "ema": 0.5, "minimum_sites": 2},
+        {"name": "fedadam", "momentum": 0.9, "learning_rate": 0.01, "minimum_sites": 2},
+    ],
+    ids=["momentum and average", "adam"],
+)
+def test_momentum_adam_and_average_survive_a_crash_and_another_machine(
+    tiny, tmp_path, strategy, lost
+):
+    study = tiny.study(
+        strategy=strategy,
+        training={"optimizer": "adam", "learning_rate": 0.01, "augmentation": "radiograph"},
+    )
+    whole = Federation(tiny, tmp_path / "whole", study=study).run()
+    stopped = Federation(tiny, tmp_path / "stopped", study=study)
+
+    def crash(record):
+        if record.round == 2:
+            raise Crash
+
+    with pytest.raises(Crash):
+        stopped.run(then=crash)
+    # Everything that a machine had is in the folder: what is moved goes on elsewhere.
+    moved = shutil.move(stopped.folder, tmp_path / "moved")
+    if lost == "the checkpoint":
+        (moved / "server" / "round-00002.npz").unlink()
+    other = Federation.__new__(Federation)
+    other.__dict__ |= stopped.__dict__ | {"folder": moved}
+    other.sites = [Site.open(moved / name) for name in tiny.names]
+    other.run(resume=True)
+    ends = [
+        checkpoint.latest(each.folder / "server", digest=study.digest) for each in (whole, other)
+    ]
+    assert ends[0].model.tobytes() == ends[1].model.tobytes()
+    assert ends[0].published.tobytes() == ends[1].published.tobytes()
+    assert {k: v.tobytes() for k, v in ends[0].state.items()} == {
+        k: v.tobytes() for k, v in ends[1].state.items()
+    }
+    assert ("average" in ends[0].state) == (ends[0].published.tobytes() != ends[0].model.tobytes())
+    for number in range(3):
+        assert other.ledger(number).charges() == whole.ledger(number).charges()
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the checkpoint", "the record's tail", "both"])

@@ -112,6 +112,18 @@ def _accuracy(result: StudyResult) -> Card:
         else ""
     )
     resolved = pooled.auc.value is not None
+    if not resolved and pooled.figures:
+        first = pooled.figures[0]
+        return Card(
+            title="Accuracy",
+            state="plain" if first.interval.value is not None else "missing",
+            headline=f"{first.name} {words.number(first.interval.value)}",
+            aside=words.bounds(first.interval),
+            sentence=f"On {words.plural(pooled.patients, 'test patient')} of "
+            f"{words.plural(tested, 'hospital')}.",
+            notes=tuple(f"{f.name}: {words.figure(f.interval)}." for f in pooled.figures[1:]),
+            loud=(partial,) if partial else (),
+        )
     return Card(
         title="Accuracy",
         state="plain" if resolved else "missing",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from septum.errors import ConfigError, DataError, EngineError
-from septum_bench import hospitals, pneumonia_study
+from septum_bench import hospitals, opacus_defaults, pneumonia_study
 from septum_bench.pneumonia import run_pneumonia, table
 from septum_bench.pneumonia_study import Row, plan_of, study_rows
 from septum_bench.radiographs import (
@@ -182,8 +182,8 @@ def quick_rows(tmp_path_factory):
     npz = written(folder / "small.npz")
     patch = pytest.MonkeyPatch()
     patch.setattr(pneumonia_study, "ROUNDS", 2)
-    patch.setattr(pneumonia_study, "STEPS_PER_ROUND", 1)
-    patch.setattr(pneumonia_study, "PLAIN_ROUNDS", 1)
+    patch.setattr(pneumonia_study, "POOLED_EPOCHS", 1)
+    patch.setattr(opacus_defaults, "EPOCHS", 1)
     options = {"sites": 2, "epsilons": (3, 8), "seeds": (0,), "workers": 1}
     rows = run_pneumonia(npz, folder / "out", **options, reporter=Silent())
     yield npz, folder / "out", options, rows
@@ -197,6 +197,8 @@ def test_each_epsilon_is_kept_and_compared_with_training_without_privacy(quick_r
         "federated, ε = 8",
         "federated, no privacy",
         "pooled, no privacy",
+        "Opacus' MNIST example, federated, ε = 3",
+        "Opacus' MNIST example, federated, ε = 8",
     ]
     for row in rows:
         assert 0 <= row.auc <= 1

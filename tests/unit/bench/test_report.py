@@ -15,11 +15,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from rich.console import Console
 
 from septum.errors import DataError
 from septum_bench.report import render_report, write_report
 from septum_bench.result import (
     AttackRow,
+    Figure,
     Interval,
     Leakage,
     Metrics,
@@ -32,6 +34,7 @@ from septum_bench.result import (
     StudyResult,
     Subgroup,
 )
+from septum_bench.summary import print_summary
 
 SITES = ("Charité Nord", "Lakeside", "Porto Geral", "St Bride", "Tampere", "Utrecht Oost")
 BANNER = "SIMULATION: noise was seeded; this run protects nobody"
@@ -268,6 +271,45 @@ VARIANTS: dict[str, Callable[[], StudyResult]] = {
 @functools.cache
 def rendered(variant: str) -> str:
     return render_report(VARIANTS[variant]())
+
+
+def segmented(result: StudyResult) -> StudyResult:
+    def without_auc(metrics: Metrics) -> Metrics:
+        nothing = Interval(value=None, reason="the task is segmentation")
+        figures = (
+            Figure(name="Dice of lesion", interval=interval(0.71, 0.03)),
+            Figure(name="HD95 of lesion, pixels", interval=Interval(value=8.5, low=7, high=9)),
+        )
+        fields = {"auc": nothing, "sensitivity": nothing, "brier": nothing}
+        empty = {"calibration_error": nothing, "reliability": ()}
+        return metrics.model_copy(update=fields | empty | {"figures": figures})
+
+    def scored(row: ModelScore) -> ModelScore:
+        sites = {name: without_auc(of_site) for name, of_site in row.per_site.items()}
+        return row.model_copy(update={"pooled": without_auc(row.pooled), "per_site": sites})
+
+    rounds = tuple(row.model_copy(update={"auc": None}) for row in result.rounds)
+    return result.model_copy(
+        update={
+            "rounds": rounds,
+            "federated": scored(result.federated),
+            "alone": {name: scored(row) for name, row in result.alone.items()},
+            "baselines": tuple(scored(row) for row in result.baselines),
+            "subgroups": (),
+        }
+    )
+
+
+def test_a_task_without_an_auc_shows_its_own_figures() -> None:
+    page = render_report(segmented(study()))
+    shown = text_of(page)
+    assert "Dice of lesion 0.71" in shown
+    assert "HD95 of lesion, pixels: 8.50" in shown
+    models = 1 + len(study().baselines) + len(study().alone)
+    assert page.count("Dice of lesion</td>") == models
+    said = io.StringIO()
+    print_summary(segmented(study()), console=Console(file=said, width=200))
+    assert "Dice of lesion 0.710" in said.getvalue()
 
 
 @pytest.fixture

@@ -23,6 +23,19 @@ def test_the_newest_checkpoint_comes_back_byte_for_byte(tmp_path):
     assert last.model.tobytes() == made(10, 10 / 3).model.tobytes()
 
 
+def test_what_a_strategy_carries_along_comes_back_byte_for_byte(tmp_path):
+    state = {"momentum": np.arange(6, dtype=np.float32) / 7, "average": np.ones(6, np.float32)}
+    plain = made(1)
+    kept = Checkpoint(digest=DIGEST, round=1, model=plain.model, state=state)
+    checkpoint.save(tmp_path, kept)
+    last = checkpoint.latest(tmp_path, digest=DIGEST)
+    assert {k: v.tobytes() for k, v in last.state.items()} == {
+        k: v.tobytes() for k, v in state.items()
+    }
+    assert last.published.tobytes() == state["average"].tobytes()
+    assert plain.published is plain.model
+
+
 def test_an_empty_folder_has_none(tmp_path):
     assert checkpoint.latest(tmp_path, digest=DIGEST) is None
 
