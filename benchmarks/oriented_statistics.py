@@ -12,7 +12,7 @@ from septum import tasks
 from septum.models import oriented
 from septum_bench.phantoms.public import public_images
 from septum_bench.seeded import SeededRandomness
-from septum_client.augment import radiograph
+from septum_client.augment import Radiograph
 
 IMAGES, VIEWS, SEED = 400, 4, 0
 
@@ -20,9 +20,10 @@ IMAGES, VIEWS, SEED = 400, 4, 0
 def main() -> None:
     """Write means and spreads over phantoms and their augmented views, float16 (2, 1225)."""
     films = torch.from_numpy(public_images(IMAGES, oriented.SIDE, SEED))
-    change = radiograph(SeededRandomness(SEED), geometry=True, tone=True, mirror=True)
+    change = Radiograph(geometry=True, tone=True, mirror=True)
+    chance = SeededRandomness(SEED)
     nothing = torch.zeros(len(films))
-    views = torch.cat([films] + [change(films, nothing)[0] for _ in range(VIEWS - 1)])
+    views = torch.cat([films] + [change(films, nothing, chance)[0] for _ in range(VIEWS - 1)])
     plain = torch.stack([torch.zeros(oriented.FEATURES), torch.ones(oriented.FEATURES)])
     front = oriented.OrientedEnergy(plain)
     found = oriented.energies(

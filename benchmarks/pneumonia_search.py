@@ -25,7 +25,7 @@ from septum.models.oriented import OrientedEnergy
 from septum_bench.phantoms.scanner import digitise, expose, percentile_normalise
 from septum_bench.radiographs import FILM_DEPTH, SIDE, read_npz, scanner_of, spread
 from septum_bench.seeded import SeededRandomness
-from septum_client.augment import radiograph
+from septum_client.augment import Radiograph
 
 SITES, SEEDS, DELTA, BANK = 6, (100, 101, 102), 1e-5, 4
 EPSILONS = (1.0, 3.0, 8.0, None)
@@ -50,8 +50,8 @@ def features(images: torch.Tensor) -> torch.Tensor:
 
 def changed(images: torch.Tensor, seed: int, **kinds: bool) -> torch.Tensor:
     """Return one view of each image."""
-    change = radiograph(SeededRandomness(seed), **{"mirror": False, **kinds})
-    return change(images[:, None], torch.zeros(len(images)))[0][:, 0]
+    change = Radiograph(**{"geometry": False, "tone": False, "mirror": False, **kinds})
+    return change(images[:, None], torch.zeros(len(images)), SeededRandomness(seed))[0][:, 0]
 
 
 def film(rng: np.random.Generator, image: np.ndarray, site: int) -> np.ndarray:

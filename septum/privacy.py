@@ -44,7 +44,7 @@ class Mechanism(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     noise_multiplier: float = Field(gt=0, allow_inf_nan=False)
-    max_grad_norm: float = Field(gt=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(ge=1e-6, allow_inf_nan=False)
     sampling_rate: float = Field(gt=0, le=1, allow_inf_nan=False)
     steps: int = Field(gt=0)
     expected_patients: float = Field(gt=0, allow_inf_nan=False)

@@ -129,7 +129,8 @@ class Privacy(Part):
 
     # Below 0.1 no accountant's figure means anything, and its tables outgrow the memory.
     noise_multiplier: float = Field(ge=0.1, allow_inf_nan=False)
-    max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    # Below it the factors of the clip leave the range of float32.
+    max_grad_norm: float = Field(1.0, ge=1e-6, allow_inf_nan=False)
     sampling_rate: float = Field(gt=0, le=1, allow_inf_nan=False)
     steps_per_round: int = Field(gt=0)
     delta: float = Field(gt=0, lt=0.1)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from septum.models import network_of, to_vector
 from septum.study import Study
@@ -22,6 +23,12 @@ from septum_client.site import Site
 
 # Workers share the machine's cores already; many threads on tiny networks only wait.
 torch.set_num_threads(1)
+
+# The same examples at every run, and no verdict from how fast a shared machine was.
+settings.register_profile(
+    "septum", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("septum")
 
 SITES = ("north", "south", "west")
 

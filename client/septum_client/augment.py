@@ -8,7 +8,7 @@ image; no statistic of a batch or a cohort is read.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -16,9 +16,6 @@ from torch.nn import functional
 
 from septum.study import Study
 from septum_client.randomness import Randomness
-
-Change = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Images in [0, 1], float32 (images, channels, h, w), and targets; returns both, changed."""
 
 TURN_DEGREES: Final = 10.0
 LOG_ZOOM: Final = 0.16
@@ -34,24 +31,11 @@ _DARK: Final = 1e-4
 _SHARP: Final = 1e-3
 
 
-def change_of(study: Study, randomness: Randomness) -> Change | None:
-    """Return the study's augmentation, or None if it has none."""
-    kind = study.training.augmentation
-    if kind == "none":
-        return None
-    return radiograph(
-        randomness,
-        geometry=kind != "tone",
-        tone=kind != "geometry",
-        mirror=study.training.mirror,
-    )
-
-
-def radiograph(randomness: Randomness, *, geometry: bool, tone: bool, mirror: bool) -> Change:
-    """Return what another pose, detector or exposure makes of a film.
+@dataclass(frozen=True, kw_only=True)
+class Radiograph:
+    """What another pose, detector or exposure makes of a film.
 
     Args:
-      randomness: Of every draw; three streams of draws a call.
       geometry: Turn by up to 10 degrees, zoom by up to 17 %, shift by up to
         1/14 of the side; masks move along.
       tone: Blur, gamma, contrast, brightness and noise.
@@ -63,16 +47,34 @@ def radiograph(randomness: Randomness, *, geometry: bool, tone: bool, mirror: bo
       - Values stay in [0, 1]; class numbers of a mask stay whole.
     """
 
-    def change(images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if geometry or mirror:
-            where = _places(randomness, images, geometry=geometry, mirror=mirror)
+    geometry: bool
+    tone: bool
+    mirror: bool
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, randomness: Randomness
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a view of each image, float32 (images, channels, h, w) in [0, 1], and its target.
+
+        Three streams of draws a call.
+        """
+        if self.geometry or self.mirror:
+            where = _places(randomness, images, geometry=self.geometry, mirror=self.mirror)
             images = _moved(images, where, mode="bilinear")
             if targets.ndim == images.ndim - 1 and targets.ndim > 2:
                 masks = targets[:, None].to(torch.float32)
                 targets = _moved(masks, where, mode="nearest")[:, 0].to(targets.dtype)
-        return (_toned(randomness, images) if tone else images), targets
+        return (_toned(randomness, images) if self.tone else images), targets
 
-    return change
+
+def change_of(study: Study) -> Radiograph | None:
+    """Return the study's augmentation, or None if it has none."""
+    kind = study.training.augmentation
+    if kind == "none":
+        return None
+    return Radiograph(
+        geometry=kind != "tone", tone=kind != "geometry", mirror=study.training.mirror
+    )
 
 
 def _places(

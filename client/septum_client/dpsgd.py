@@ -6,9 +6,11 @@ image or twenty. Sampling, clip, noise and divisor come from one
 :class:`~septum.privacy.Mechanism`.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +27,20 @@ from septum_client.clipping import (
     Patients,
     free_bytes,
     physical_batch,
+    places_alike,
     row_bytes,
     verify,
 )
 from septum_client.randomness import Randomness
+
+_log = logging.getLogger(__name__)
 
 Images = npt.NDArray[np.float16]
 Targets = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Optimizers = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Augment = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Augment = Callable[[torch.Tensor, torch.Tensor, Randomness], tuple[torch.Tensor, torch.Tensor]]
 
 
 def draw_patients(patients: Indices, *, mechanism: Mechanism, randomness: Randomness) -> Indices:
@@ -87,11 +92,15 @@ class PatientTrainer:
         physical: int | None = None,
     ) -> None:
         check_private(model)
+        if device.type == "cuda":
+            # Ten bits of a product are fewer than the norms are rounded up by.
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._model, self._device = model.to(device).train(), device
         self._loss, self._views, self._most = loss, views, images_per_patient * views
         self._expected = mechanism.expected_patients
         self._size = max(physical, self._most) if physical else 0
-        self._ready = False
+        self._ready, self._alone = False, False
+        self._randomness = randomness
         self._wrapped = PatientGradSampleModule(self._model)
         parameters = [one for one in model.parameters() if one.requires_grad]
         self._optimizer = PatientOptimizer(
@@ -122,9 +131,10 @@ class PatientTrainer:
             (images, [depth,] h, w).
           drawn: For each drawn patient, the indices of its images; may be empty.
           augment: Changes a batch of images, float32 in [0, 1], and its targets,
-            each image by itself; called on each batch of views.
+            each image by itself, by draws from the randomness it is given;
+            called on each batch of views.
         """
-        size = self._prepare(images.shape[1:])
+        size = self._prepare(images, targets, augment)
         for batch in self._split(drawn, size):
             self._backward(images, targets, batch, augment, size)
         self._optimizer.step()
@@ -134,13 +144,15 @@ class PatientTrainer:
         """Take the hooks off the model, which keeps its trained weights."""
         self._wrapped.remove_hooks()
 
-    def _prepare(self, shape: tuple[int, ...]) -> int:
+    def _prepare(self, images: Images, targets: Targets, augment: Augment | None) -> int:
         """Return the rows of every batch; before the first one, ask whether the network is exact.
 
-        Measured before any patient is drawn, so it depends on none.
+        Asked on made-up images, so it depends on no patient. Where a patient's
+        place in a batch would show, each patient has a batch of its own.
         """
         if self._ready:
             return self._size
+        shape = images.shape[1:]
         self._wrapped.remove_hooks()
         verify(self._model, shape, most=self._most)
         if not self._size:
@@ -152,16 +164,57 @@ class PatientTrainer:
                 free=free_bytes(self._device),
                 device=self._device,
             )
+        self._alone = not self._places_alike(shape, targets, augment)
+        self._size = self._most if self._alone else self._size
         self._wrapped = PatientGradSampleModule(self._model)
         self._ready = True
         return self._size
+
+    def _places_alike(
+        self, shape: tuple[int, ...], targets: Targets, augment: Augment | None
+    ) -> bool:
+        """Return whether patients may share a batch, with fewer threads if need be."""
+        given = torch.get_num_threads()
+        threads = 1 << (given.bit_length() - 1)
+        while threads:
+            # Threads that cannot share out a batch in whole vectors are left idle.
+            torch.set_num_threads(threads)
+            if places_alike(
+                self._model,
+                partial(self._repeated, shape, targets, augment),
+                batch=self._size,
+                most=self._most,
+                device=self._device,
+                key=(shape, targets.shape[1:], targets.dtype.str, repr(self._loss), repr(augment)),
+            ):
+                return True
+            threads //= 2
+        torch.set_num_threads(given)
+        _log.warning("each patient has a batch of its own here, which is slower")
+        return False
+
+    def _repeated(
+        self,
+        shape: tuple[int, ...],
+        targets: Targets,
+        augment: Augment | None,
+        model: nn.Module,
+    ) -> Callable[[], torch.Tensor]:
+        """Return what runs ``model`` on one made-up image and target, repeated."""
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        pixels = pixels.to(self._device).expand(self._size, *shape).contiguous()
+        wanted = torch.from_numpy(np.zeros((self._size, *targets.shape[1:]), targets.dtype))
+        wanted = wanted.to(self._device)
+        if augment is not None:
+            pixels, wanted = augment(pixels, wanted, _EqualDraws())
+        return lambda: self._loss(model(tasks.normalise(pixels)), wanted).sum()
 
     def _split(self, drawn: Sequence[Indices], most: int) -> list[list[Indices]]:
         batches: list[list[Indices]] = []
         size = math.inf
         for patient in drawn:
             rows = np.repeat(patient, self._views)
-            if size + len(rows) > most:
+            if self._alone or size + len(rows) > most:
                 batches.append([])
                 size = 0
             batches[-1].append(rows)
@@ -184,7 +237,7 @@ class PatientTrainer:
         pixels = _filled(images, rows, size).to(self._device, torch.float32)
         wanted = _filled(targets, rows, size).to(self._device)
         if augment is not None:
-            pixels, wanted = augment(pixels, wanted)
+            pixels, wanted = augment(pixels, wanted, self._randomness)
 
         def total() -> torch.Tensor:
             losses = self._loss(self._model(tasks.normalise(pixels)), wanted)
@@ -194,6 +247,18 @@ class PatientTrainer:
             return (losses * share).sum()
 
         self._optimizer.add(self._wrapped.sums(patients, total, self._optimizer.coefficients))
+
+
+class _EqualDraws:
+    """Chance that is the same for every image."""
+
+    seeded: Final = True
+
+    def uniform(self, count: int) -> npt.NDArray[np.float64]:
+        return np.full(count, 0.7)
+
+    def normal(self, count: int) -> npt.NDArray[np.float64]:
+        return np.full(count, 0.7)
 
 
 def _filled(array: Images | Targets, rows: Indices, size: int) -> torch.Tensor:

@@ -83,7 +83,7 @@ def train(
         device=device or torch.device("cpu"),
     )
     batches = draw(study, mechanism=mechanism, cohort=cohort, randomness=randomness)
-    change = change_of(study, randomness)
+    change = change_of(study)
     for batch in batches:
         trainer.step(cohort.images, cohort.targets, batch, change)
     trainer.detach()

@@ -73,7 +73,7 @@ def _round(
     built = network(study, model)
     parameters = trained(built)
     optimizer = optimizer_of(study.training)(parameters)
-    change, loss = change_of(study, randomness), loss_of(study)
+    change, loss = change_of(study), loss_of(study)
     for step in draw(study, mechanism=mechanism, cohort=cohort, randomness=randomness):
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -86,7 +86,7 @@ def _round(
             images = torch.from_numpy(cohort.images[rows[part]]).to(torch.float32)
             targets = torch.from_numpy(cohort.targets[rows[part]])
             if change is not None:
-                images, targets = change(images, targets)
+                images, targets = change(images, targets, randomness)
             each = loss(built(tasks.normalise(images)), targets)
             weight = torch.from_numpy(share[part]).to(each)
             torch.autograd.backward((each * weight).sum() / mechanism.expected_patients)

@@ -83,7 +83,7 @@ def fresh_python(tmp_path: Path) -> Callable[..., str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=900,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -11,6 +11,7 @@ from septum_client.clipping.memory import free_bytes, physical_batch, row_bytes
 from septum_client.clipping.module import PatientGradSampleModule
 from septum_client.clipping.optimizer import PatientOptimizer
 from septum_client.clipping.patients import Patients
+from septum_client.clipping.places import places_alike
 
 __all__ = [
     "Book",
@@ -19,6 +20,7 @@ __all__ = [
     "Patients",
     "free_bytes",
     "physical_batch",
+    "places_alike",
     "row_bytes",
     "verify",
 ]

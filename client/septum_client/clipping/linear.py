@@ -1,6 +1,6 @@
 """Linear layers, lookup tables and slopes."""
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional
@@ -8,6 +8,8 @@ from torch.nn import functional
 from septum_client.clipping.book import Book
 from septum_client.clipping.outer import Outer, Shape, enter
 from septum_client.clipping.rules import Rule, Saved, enter_bias, trains
+
+_ALIGNED: Final = 16  # numbers of a cache line, which kernels take at once
 
 
 class LinearOuter(Outer):
@@ -51,8 +53,11 @@ class Linear(Rule):
     """Linear layer, on ``(rows, inputs)`` or with positions between."""
 
     def forward(self, module: Any, source: torch.Tensor) -> tuple[torch.Tensor, Saved]:
-        """Multiply."""
-        return functional.linear(source, module.weight, module.bias), ()
+        """Multiply. Rows begin alike in memory, or their places would show in the last bit."""
+        wider = (0, -source.shape[-1] % _ALIGNED)
+        weight = functional.pad(module.weight, wider) if wider[1] else module.weight
+        source = functional.pad(source, wider) if wider[1] else source
+        return functional.linear(source, weight, module.bias), ()
 
     def backward(
         self,

@@ -15,7 +15,7 @@ from septum_client.clipping.patients import Patients
 from septum_client.clipping.recording import Held, Recorded
 from septum_client.clipping.rules import Rule
 
-_KEPT_SHARE: Final = 0.75  # of the bytes that forward keeps, what per-patient gradients may take
+KEPT_SHARE: Final = 0.75  # of the bytes that forward keeps, what per-patient gradients may take
 
 
 class PatientGradSampleModule(AbstractGradSampleModule):  # type: ignore[misc]
@@ -56,7 +56,12 @@ class PatientGradSampleModule(AbstractGradSampleModule):  # type: ignore[misc]
                 self._patch(name, layer, held)
 
     def sums(
-        self, patients: Patients, total: Callable[[], torch.Tensor], coefficients: Coefficients
+        self,
+        patients: Patients,
+        total: Callable[[], torch.Tensor],
+        coefficients: Coefficients,
+        *,
+        book: Book | None = None,
     ) -> dict[nn.Parameter, torch.Tensor]:
         """Return each parameter's sum over patients of gradient times coefficient.
 
@@ -66,12 +71,13 @@ class PatientGradSampleModule(AbstractGradSampleModule):  # type: ignore[misc]
             gradient it is: a sum over patients, each part of which depends on
             that patient's rows alone.
           coefficients: From norms to factors, see :class:`Book`.
+          book: Where to enter; a new one unless given.
 
         Guarantees:
           - A parameter that ``total`` does not depend on is left out.
         """
         parameters = self._trained
-        book = Book(patients, share=_KEPT_SHARE, dtype=parameters[0].dtype)
+        book = book or Book(patients, share=KEPT_SHARE, dtype=parameters[0].dtype)
         self._book = book
         try:
             torch.autograd.backward(total())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from septum_bench.seeded import SeededRandomness
-from septum_client.augment import change_of, radiograph
+from septum_client.augment import Radiograph, change_of
 
 ALL = {"geometry": True, "tone": True, "mirror": True}
 
@@ -19,7 +19,7 @@ def films(count=5, channels=1, side=20, seed=0):
 
 def views(images, targets=None, *, seed=3, **kinds):
     targets = torch.zeros(len(images), 1) if targets is None else targets
-    return radiograph(SeededRandomness(seed), **(ALL | kinds))(images, targets)
+    return Radiograph(**(ALL | kinds))(images, targets, SeededRandomness(seed))
 
 
 @settings(max_examples=20, deadline=None)
@@ -66,7 +66,7 @@ def test_the_number_of_draws_depends_on_shapes_alone():
     counts = set()
     for images in (films(), torch.zeros(5, 1, 20, 20)):
         chance = Counting(0)
-        radiograph(chance, **ALL)(images, torch.zeros(5, 1))
+        Radiograph(**ALL)(images, torch.zeros(5, 1), chance)
         counts.add(chance.asked)
     assert len(counts) == 1
 
@@ -96,7 +96,7 @@ def test_labels_stay_and_masks_move_with_their_images():
 
 
 def test_a_study_without_augmentation_has_no_views(tiny):
-    assert change_of(tiny.study(), SeededRandomness(0)) is None
+    assert change_of(tiny.study()) is None
 
 
 def test_each_switch_of_a_study_does_what_it_says(tiny):
@@ -104,7 +104,7 @@ def test_each_switch_of_a_study_does_what_it_says(tiny):
 
     def changed(kind, images, **more):
         study = tiny.study(training={"augmentation": kind, **more})
-        return change_of(study, SeededRandomness(1))(images, torch.zeros(4, 1))[0]
+        return change_of(study)(images, torch.zeros(4, 1), SeededRandomness(1))[0]
 
     assert torch.allclose(changed("geometry", flat), flat, atol=1e-6)
     assert not torch.allclose(changed("tone", flat), flat, atol=1e-2)

@@ -287,7 +287,7 @@ def test_two_processes_that_debit_the_same_round_charge_it_once(tmp_path):
     children = [context.Process(target=_race, args=(path, barrier, answers)) for _ in range(2)]
     for child in children:
         child.start()
-    said = [answers.get(timeout=60) for _ in range(6)]
+    said = [answers.get(timeout=600) for _ in range(6)]
     for child in children:
         child.join()
     assert sorted(said) == ["SITE_211"] * 3 + ["charged"] * 3

@@ -146,7 +146,7 @@ def test_views_of_a_patients_images_weigh_as_one_patient(clipping):
     once = moved(pixels, targets, drawn, clipping=clipping)
     asked = []
 
-    def unchanged(images, wanted):
+    def unchanged(images, wanted, chance):
         asked.append(len(images))
         assert 0 <= images.min() <= images.max() <= 1
         return images, wanted
@@ -162,7 +162,7 @@ def test_views_are_averaged_before_the_clip():
     both = np.concatenate([pixels, flipped])
     expected = moved(both, np.concatenate([targets, targets]), [np.array([0, 2])])
 
-    def mirror_every_second(images, wanted):
+    def mirror_every_second(images, wanted, chance):
         images = images.clone()
         images[1::2] = images[1::2].flip(3)
         return images, wanted
