@@ -75,6 +75,9 @@ class PatientTrainer:
       device: Where to compute.
       physical: Images of every backward pass, a constant of the site; from the
         memory that is free unless given. The result does not depend on it.
+
+    Attributes:
+      alone: Whether each patient has a batch of its own; known once a step was taken.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class PatientTrainer:
         self._loss, self._views, self._most = loss, views, images_per_patient * views
         self._expected = mechanism.expected_patients
         self._size = max(physical, self._most) if physical else 0
-        self._ready, self._alone = False, False
+        self._ready, self.alone = False, False
         self._randomness = randomness
         self._wrapped = PatientGradSampleModule(self._model)
         parameters = [one for one in model.parameters() if one.requires_grad]
@@ -164,8 +167,8 @@ class PatientTrainer:
                 free=free_bytes(self._device),
                 device=self._device,
             )
-        self._alone = not self._places_alike(shape, targets, augment)
-        self._size = self._most if self._alone else self._size
+        self.alone = not self._places_alike(shape, targets, augment)
+        self._size = self._most if self.alone else self._size
         self._wrapped = PatientGradSampleModule(self._model)
         self._ready = True
         return self._size
@@ -206,7 +209,7 @@ class PatientTrainer:
         wanted = torch.from_numpy(np.zeros((self._size, *targets.shape[1:]), targets.dtype))
         wanted = wanted.to(self._device)
         if augment is not None:
-            pixels, wanted = augment(pixels, wanted, _EqualDraws())
+            pixels, wanted = augment(pixels, wanted, EqualDraws())
         return lambda: self._loss(model(tasks.normalise(pixels)), wanted).sum()
 
     def _split(self, drawn: Sequence[Indices], most: int) -> list[list[Indices]]:
@@ -214,7 +217,7 @@ class PatientTrainer:
         size = math.inf
         for patient in drawn:
             rows = np.repeat(patient, self._views)
-            if self._alone or size + len(rows) > most:
+            if self.alone or size + len(rows) > most:
                 batches.append([])
                 size = 0
             batches[-1].append(rows)
@@ -249,15 +252,17 @@ class PatientTrainer:
         self._optimizer.add(self._wrapped.sums(patients, total, self._optimizer.coefficients))
 
 
-class _EqualDraws:
+class EqualDraws:
     """Chance that is the same for every image."""
 
     seeded: Final = True
 
     def uniform(self, count: int) -> npt.NDArray[np.float64]:
+        """Return one number ``count`` times."""
         return np.full(count, 0.7)
 
     def normal(self, count: int) -> npt.NDArray[np.float64]:
+        """Return one number ``count`` times."""
         return np.full(count, 0.7)
 
 

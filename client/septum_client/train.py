@@ -1,7 +1,8 @@
 """Cohort and mechanism to update. Called by the gate; what it returns is secret."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,15 @@ from septum.study import Study
 from septum.tasks import task_of
 from septum_client.augment import change_of
 from septum_client.cohort import Cohort, Split
-from septum_client.dpsgd import Indices, PatientTrainer, draw_images, draw_patients
+from septum_client.dpsgd import (
+    Augment,
+    Images,
+    Indices,
+    PatientTrainer,
+    Targets,
+    draw_images,
+    draw_patients,
+)
 from septum_client.optimizers import optimizer_of
 from septum_client.randomness import Randomness
 
@@ -30,6 +39,22 @@ class Update:
 
     vector: Vector = field(repr=False)
     drawn: tuple[int, ...] = field(repr=False)
+
+
+class Steps(Protocol):
+    """What takes a round's steps: :class:`PatientTrainer`, or an auditor's stand-in for it."""
+
+    def step(
+        self,
+        images: Images,
+        targets: Targets,
+        drawn: Sequence[Indices],
+        augment: Augment | None = None,
+    ) -> None:
+        """Take one step; see :meth:`PatientTrainer.step`."""
+
+    def detach(self) -> None:
+        """Leave the model alone; see :meth:`PatientTrainer.detach`."""
 
 
 def network(study: Study, model: Vector, *, weights: Weights | None = None) -> nn.Module:
@@ -54,6 +79,7 @@ def train(
     randomness: Randomness,
     device: torch.device | None = None,
     weights: Weights | None = None,
+    trainer: Callable[..., Steps] = PatientTrainer,
 ) -> Update:
     """Train one round and return the update.
 
@@ -65,13 +91,14 @@ def train(
       randomness: Source of sampling and noise.
       device: Where to compute; the CPU unless told.
       weights: The public weights that the study names, if it names any.
+      trainer: Takes the steps. The gate never sets it; the bench's recorder does.
 
     Guarantees:
       - Exactly ``mechanism.steps`` noisy steps.
       - Patients of the test split are never read.
     """
     trained = network(study, model, weights=weights)
-    trainer = PatientTrainer(
+    taking = trainer(
         trained,
         mechanism=mechanism,
         optimizer=optimizer_of(study.training),
@@ -85,8 +112,8 @@ def train(
     batches = draw(study, mechanism=mechanism, cohort=cohort, randomness=randomness)
     change = change_of(study)
     for batch in batches:
-        trainer.step(cohort.images, cohort.targets, batch, change)
-    trainer.detach()
+        taking.step(cohort.images, cohort.targets, batch, change)
+    taking.detach()
     drawn = tuple(len(batch) for batch in batches)
     return Update(vector=to_vector(trained) - model, drawn=drawn)
 

@@ -10,6 +10,7 @@ from torch import nn
 _LARGEST: Final = {"cpu": 32}  # more gains nothing there
 _LARGEST_ELSEWHERE: Final = 256
 _FEWEST: Final = 2
+_WHOLE: Final = 16  # rows from which one number a row fills whole vectors: see places.py
 _COPIES: Final = 3  # of what forward keeps: itself, gradients on the way back, patients' gradients
 _FREE_SHARE: Final = 0.5
 
@@ -85,7 +86,9 @@ def physical_batch(
     8
     """
     room = _FREE_SHARE * free - _COPIES * 4 * parameters
-    fits = max(_FEWEST, min(int(room // (_COPIES * row)), _power_above(expected * most)))
+    fits = max(
+        _FEWEST, min(int(room // (_COPIES * row)), _power_above(max(expected * most, _WHOLE)))
+    )
     largest = _LARGEST.get(device.type, _LARGEST_ELSEWHERE)
     return max(most, min(largest, _power_below(fits)))
 
