@@ -21,7 +21,7 @@ from septum.wire import (
     decode_release,
     encode_instruction,
 )
-from septum_server import checkpoint, rounds
+from septum_server import checkpoint, noise_score, rounds
 from septum_server.admission import admit
 from septum_server.rounds import RoundRecord
 from septum_strategies import Contribution, advance
@@ -62,6 +62,7 @@ class SeptumStrategy(Strategy):
         self._watch = watch
         self._state = state
         self._names: dict[int, str] = {}
+        self._last: dict[str, Vector] = {}
         self._instruction: Instruction | None = None
         self._started = 0.0
 
@@ -91,6 +92,8 @@ class SeptumStrategy(Strategy):
         releases, refused, strays = self._sort(replies, instruction)
         asked = tuple(site.name for site in self._study.sites)
         silent = {s: rounds.NO_ANSWER for s in asked if s not in releases and s not in refused}
+        scores, alarms = noise_score.scores(releases, study=self._study, previous=self._last)
+        self._last = {site: release.update for site, release in releases.items()}
         entry = RoundRecord(
             round=instruction.round,
             asked=asked,
@@ -98,6 +101,8 @@ class SeptumStrategy(Strategy):
             refused=refused | silent,
             heads={site: release.ledger_head for site, release in sorted(releases.items())},
             strays=tuple(strays),
+            scores=scores,
+            alarms=alarms,
             seconds=time.monotonic() - self._started,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )

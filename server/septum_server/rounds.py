@@ -17,7 +17,9 @@ class RoundRecord:
 
     ``refused`` maps a site to a closed code, an admission reason or
     :data:`NO_ANSWER`; ``heads`` maps a site to its ledger's head at this
-    release, against which that ledger can be checked later.
+    release, against which that ledger can be checked later. ``scores`` and
+    ``alarms`` are what :mod:`septum_server.noise_score` makes of each release: an
+    alarm refuses nothing, and no alarm proves nothing.
     """
 
     round: int
@@ -26,6 +28,8 @@ class RoundRecord:
     refused: dict[str, str] = field(default_factory=dict)
     heads: dict[str, str] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
     seconds: float
     at: str
 
@@ -75,6 +79,8 @@ def read(folder: Path) -> list[RoundRecord]:
             fields = json.loads(line)
             for name in ("asked", "answered", "strays"):
                 fields[name] = tuple(fields[name])
+            # Absent from records of before there were scores.
+            fields["alarms"] = tuple(fields.get("alarms", ()))
             rounds[fields["round"]] = RoundRecord(**fields)
         except (ValueError, KeyError, TypeError):
             if number == len(lines):  # a crash while writing tears the last line only

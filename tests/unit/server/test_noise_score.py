@@ -1,0 +1,146 @@
+"""The coordinator's cheap look: an un-noised site raises an alarm, a correct one does not."""
+
+import dataclasses
+from functools import partial
+
+import numpy as np
+import pytest
+
+from septum.models import network_of, to_vector
+from septum.wire import Release
+from septum_bench.faulty_clients import OneLayerUnnoised, OverTheClip, quieter
+from septum_bench.seeded import SeededRandomness
+from septum_client.train import train
+from septum_server import noise_score
+from septum_server.noise_score import Implied, scores
+from septum_server.rounds import RoundRecord, read, record
+
+NORTH, SOUTH = "north", "south"
+
+
+@pytest.fixture
+def make(tiny, tmp_path):
+    cohort = tiny.cohort(tmp_path / "cohort", tiny.study(), images=(1,) * 14)
+
+    def made(*, trainer=None, seed=0, site=NORTH, **parts):
+        study = tiny.study(**parts)
+        run = partial(train, trainer=trainer) if trainer else train
+        update = run(
+            study,
+            mechanism=study.mechanism(site),
+            cohort=cohort,
+            model=to_vector(network_of(study)),
+            randomness=SeededRandomness(seed),
+        )
+        return study, release(study, update.vector, site=site)
+
+    return made
+
+
+def release(study, vector, *, site=NORTH):
+    return Release(
+        study=study.digest,
+        site=site,
+        round=1,
+        instruction="0" * 64,
+        noise_multiplier=study.privacy.noise_multiplier,
+        max_grad_norm=study.privacy.max_grad_norm,
+        ledger_head="0" * 64,
+        update=vector,
+    )
+
+
+PARTS = [
+    {},
+    {"training": {"momentum": 0.7}},
+    {"training": {"proximal_mu": 0.5}, "strategy": {"name": "fedprox"}},
+    {"privacy": {"steps_per_round": 8, "noise_multiplier": 0.6}},
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=["sgd", "momentum", "fedprox", "many steps"])
+def test_a_correct_site_is_as_loud_as_it_states_and_raises_no_alarm(make, parts):
+    study, north = make(**parts)
+    _, south = make(site=SOUTH, seed=1, **parts)
+    made, alarms = scores({NORTH: north, SOUTH: south}, study=study)
+    assert alarms == ()
+    for site in (NORTH, SOUTH):
+        assert made[site]["noise"] == pytest.approx(1.0, abs=0.05)
+        assert 0.7 < made[site]["noise_least"] < 1.0
+        assert 0 < made[site]["norm"] < 1
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.8])
+def test_a_site_with_too_little_noise_raises_an_alarm(make, share):
+    study, north = make(trainer=quieter(share))
+    made, alarms = scores({NORTH: north}, study=study)
+    assert made[NORTH]["noise"] < 0.9
+    assert any(alarm.startswith(f"north: {noise_score.NOISE_LOW} ") for alarm in alarms)
+
+
+def test_a_layer_without_noise_raises_an_alarm_though_the_rest_is_as_stated(make):
+    study, north = make(trainer=OneLayerUnnoised)
+    made, alarms = scores({NORTH: north}, study=study)
+    assert made[NORTH]["noise_least"] < 0.2
+    assert any(noise_score.NOISE_LOW_SOMEWHERE in alarm for alarm in alarms)
+
+
+def test_what_a_coordinator_cannot_see_raises_no_alarm(make):
+    # Stated so that nobody takes silence for proof: this needs the hospital's data.
+    study, north = make(trainer=OverTheClip)
+    assert scores({NORTH: north}, study=study)[1] == ()
+
+
+def test_the_same_noise_twice_raises_an_alarm(make):
+    study, north = make()
+    copied = dataclasses.replace(north, site=SOUTH)
+    made, alarms = scores({NORTH: north, SOUTH: copied}, study=study)
+    assert made[NORTH]["likeness"] == 1.0
+    assert [alarm for alarm in alarms if noise_score.SAME_NOISE in alarm]
+    _, alarms = scores({NORTH: north}, study=study, previous={NORTH: north.update})
+    assert "with north's last's" in "".join(alarms)
+
+
+def test_an_update_longer_than_the_mechanism_makes_raises_an_alarm(make):
+    study, north = make()
+    longer = dataclasses.replace(north, update=north.update * np.float32(3.0))
+    made, alarms = scores({NORTH: longer}, study=study)
+    assert made[NORTH]["norm"] > 1
+    assert any(noise_score.NORM_HIGH in alarm for alarm in alarms)
+
+
+def test_a_site_with_more_noise_is_held_to_what_it_states(make):
+    study, north = make()
+    louder = dataclasses.replace(north, noise_multiplier=2 * study.privacy.noise_multiplier)
+    assert any(noise_score.NOISE_LOW in alarm for alarm in scores({NORTH: louder}, study=study)[1])
+
+
+def test_what_cannot_be_resolved_is_left_out_and_raises_nothing(tiny):
+    adam = tiny.study(training={"optimizer": "adam", "learning_rate": 1e-3})
+    nothing = release(adam, np.zeros(5000, np.float32))
+    assert Implied.of(nothing, adam) is None
+    assert scores({NORTH: nothing}, study=adam) == ({NORTH: {}}, ())
+    few = release(tiny.study(), np.full(40, 1e-9, np.float32))
+    made, alarms = scores({NORTH: few}, study=tiny.study())
+    assert set(made[NORTH]) == {"norm"}
+    assert alarms == ()
+
+
+def test_scores_and_alarms_are_in_the_record_and_old_records_are_read(tmp_path):
+    entry = RoundRecord(
+        round=1,
+        asked=("a",),
+        answered=("a",),
+        scores={"a": {"noise": 0.02}},
+        alarms=("a: NOISE_LOW 0.020 of the stated noise (least 0.900)",),
+        seconds=0.5,
+        at="2026-01-01T00:00:00+00:00",
+    )
+    record(tmp_path, entry)
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write(
+            '{"round": 2, "asked": [], "answered": [], "strays": [], "seconds": 1, "at": ""}\n'
+        )
+    first, second = read(tmp_path)
+    assert first == entry
+    assert (second.scores, second.alarms) == ({}, ())
