@@ -12,7 +12,7 @@ from septum.models import build
 from septum.privacy import Mechanism
 from septum_bench.attacks.inversion import InversionConfig, gradients, invert
 from septum_bench.attacks.similarity import blind_guesses, psnr, ranks
-from septum_bench.leakage import Gallery, Targets
+from septum_bench.audit.subject import Subject
 from septum_bench.metrics import exact_binomial
 from septum_bench.phantoms.public import public_images
 from septum_bench.threat import (
@@ -24,6 +24,7 @@ from septum_bench.threat import (
     ThreatModel,
     as_gradient,
 )
+from septum_client.cohort import Cohort
 
 SIZE, CROWD, TARGETS = 32, 60, 8
 CONFIG = InversionConfig(iterations=120)
@@ -165,8 +166,8 @@ def test_the_view_has_no_room_for_the_truth():
     held = {field.name for field in dataclasses.fields(AttackerView)}
     assert held == {"threat", "network", "observed", "labels", "public_images", "noise"}
     annotations = " ".join(str(kind) for kind in invert.__annotations__.values())
-    assert Targets.__name__ not in annotations
-    assert Gallery.__name__ not in annotations
+    assert Subject.__name__ not in annotations
+    assert Cohort.__name__ not in annotations
 
 
 def test_what_the_threat_does_not_grant_is_refused():

@@ -6,7 +6,8 @@ Gaussian prior that is fitted to public images, and the prior weighs as much
 as the known noise demands, which makes the result the maximum a posteriori
 image (Balunović et al. 2022, arXiv:2111.04706). At 64 pixels this is far
 stronger than signed steps on pixels, and it is the form that adapts to a
-defence whose parameters are public.
+defence whose parameters are public. Rectifiers are smooth at first and sharp
+at the end; what they descend on would be full of jumps otherwise.
 """
 
 from collections.abc import Callable
@@ -16,21 +17,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.fft import dct, dctn
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from septum import tasks
+from septum_bench.attacks.image_prior import ImagePrior
+from septum_bench.attacks.smooth_relu import SmoothRelu
 from septum_bench.threat import AttackerView, KnownNoise
 
 Images = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_MOST_COMPONENTS: Final = 100
-_MOST_PUBLIC: Final = 512
 _TINY: Final = 1e-12
-_FAINTEST: Final = 1e-4  # a detail absent from public images is unlikely, never impossible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class InversionConfig:
       tv_weight: Weight of the total variation per pixel.
       prior_weight: Least weight of half the squared prior coordinates; known
         noise raises it.
+      sharpness: Of the attacker's rectifiers at the first and at the last step;
+        see :class:`~septum_bench.attacks.smooth_relu.SmoothRelu`.
       seed: Of the random starts and of the split that fits the prior.
     """
 
@@ -54,59 +56,17 @@ class InversionConfig:
     learning_rate: float = 0.2
     tv_weight: float = 1e-2
     prior_weight: float = 1e-6
+    sharpness: tuple[float, float] = (3.0, 30.0)
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImagePrior:
-    """What public images say about an unseen one: mean + components + stationary rest.
-
-    Attributes:
-      mean: Shape ``(size, size)``.
-      components: Principal components times their standard deviations,
-        ``(k, size * size)``.
-      spectrum: Standard deviation of each cosine coefficient of what the
-        components leave, ``(size, size)``.
-    """
-
-    mean: torch.Tensor
-    components: torch.Tensor
-    spectrum: torch.Tensor
-    cosines: torch.Tensor
-
-    @classmethod
-    def fit(cls, images: Images, *, seed: int, device: torch.device) -> "ImagePrior":
-        """Fit to images ``(n, 1, size, size)``; the rest is measured on a held-out half."""
-        order = np.random.default_rng(seed).permutation(len(images))[:_MOST_PUBLIC]
-        size, half = images.shape[-1], len(order) // 2
-        flat = images[order].reshape(len(order), -1).astype(np.float64)
-        mean, components = _principal(flat, min(_MOST_COMPONENTS, half))
-        half_mean, half_components = _principal(flat[:half], min(_MOST_COMPONENTS, half))
-        length = np.linalg.norm(half_components, axis=1, keepdims=True)
-        unit = half_components / np.maximum(length, _TINY)
-        rest = flat[half:] - half_mean
-        rest -= (rest @ unit.T) @ unit
-        waves = dctn(rest.reshape(-1, size, size), axes=(1, 2), norm="ortho")
-
-        def tensor(values: npt.NDArray[np.float64]) -> torch.Tensor:
-            return torch.from_numpy(values.astype(np.float32)).to(device)
-
-        return cls(
-            mean=tensor(mean.reshape(size, size)),
-            components=tensor(components),
-            spectrum=tensor(np.maximum(np.sqrt((waves**2).mean(axis=0)), _FAINTEST)),
-            cosines=tensor(dct(np.eye(size), axis=0, norm="ortho")),
-        )
-
-    def render(self, shape: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
-        """Return images ``(n, 1, size, size)`` at coordinates ``(n, k)``, ``(n, size, size)``."""
-        size = self.mean.shape[-1]
-        global_part = (shape @ self.components).view(-1, size, size)
-        local_part = self.cosines.T @ (self.spectrum * rest) @ self.cosines
-        return (self.mean + global_part + local_part).unsqueeze(1)
-
-
-def gradients(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def gradients(
+    network: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    loss: Loss = tasks.loss,
+) -> torch.Tensor:
     """Return the gradient of each image's own loss in the registry's order, ``(n, params)``.
 
     Args:
@@ -114,6 +74,7 @@ def gradients(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
       images: Float32 ``(n, channels, size, size)`` in [0, 1]; normalised here
         exactly as training does.
       labels: Float32 ``(n, outputs)``.
+      loss: Of each image, ``(outputs, labels) -> (images,)``.
 
     Guarantees:
       - Differentiable in ``images``.
@@ -125,7 +86,7 @@ def gradients(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
         parameters: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor
     ) -> torch.Tensor:
         logits = functional_call(network, parameters, (tasks.normalise(image[None]),))
-        return tasks.loss(logits, label[None]).sum()
+        return loss(logits, label[None]).sum()
 
     each = vmap(grad(one), in_dims=(None, 0, 0))(weights, images, labels)
     return torch.cat([each[name].flatten(1) for name in weights], dim=1)
@@ -135,6 +96,7 @@ def invert(
     view: AttackerView,
     *,
     config: InversionConfig,
+    loss: Loss = tasks.loss,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Images:
@@ -143,6 +105,7 @@ def invert(
     Args:
       view: All that the attacker holds.
       config: The budget.
+      loss: Of each image, which comes with the network: it is public in every study.
       device: Where to compute.
       progress: Called with steps done and steps in all.
 
@@ -161,7 +124,7 @@ def invert(
 
     def objective(shape: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
         images = prior.render(shape, rest)
-        made = gradients(view.network, images, labels)
+        made = gradients(view.network, images, labels, loss=loss)
         distance = 1 - functional.cosine_similarity(made, observed, dim=1, eps=_TINY)
         unlikely = 0.5 * (shape.square().sum(dim=1) + rest.square().sum(dim=(1, 2)))
         return distance + config.tv_weight * _total_variation(images) + weight * unlikely
@@ -175,10 +138,10 @@ def invert(
             for dims in ((len(prior.components),), tuple(prior.spectrum.shape))
         ]
         done = restart * config.iterations
-        found, loss = _descend(objective, start, config=config, done=done, progress=progress)
-        better = loss < best
+        found, misfit = _descend(objective, start, config=config, done=done, progress=progress)
+        better = misfit < best
         images = torch.where(better[:, None, None], prior.render(*found)[:, 0], images)
-        best = torch.where(better, loss, best)
+        best = torch.where(better, misfit, best)
     return np.asarray(images.clamp(0, 1).cpu().numpy(), dtype=np.float32)
 
 
@@ -193,9 +156,11 @@ def _descend(
     unknown = [part.requires_grad_() for part in start]
     optimizer = torch.optim.Adam(unknown, lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.iterations)
+    low, high = config.sharpness
     for step in range(config.iterations):
         # Targets share no term, so the sum's gradient is each target's own.
-        slopes = torch.autograd.grad(objective(unknown[0], unknown[1]).sum(), unknown)
+        with SmoothRelu(sharpness=low * (high / low) ** (step / config.iterations)):
+            slopes = torch.autograd.grad(objective(unknown[0], unknown[1]).sum(), unknown)
         for part, slope in zip(unknown, slopes, strict=True):
             part.grad = slope
         optimizer.step()
@@ -225,15 +190,3 @@ def _total_variation(images: torch.Tensor) -> torch.Tensor:
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean(dim=(1, 2, 3))
     across = (images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3))
     return down + across
-
-
-def _principal(
-    flat: npt.NDArray[np.float64], count: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the mean and ``count`` components times their standard deviations."""
-    mean = flat.mean(axis=0)
-    centred = flat - mean
-    # The Gram matrix is images by images: far smaller than pixels by pixels.
-    values, vectors = np.linalg.eigh(centred @ centred.T)
-    strongest = np.argsort(values)[::-1][:count]
-    return mean, (vectors[:, strongest].T @ centred) / np.sqrt(len(flat))
