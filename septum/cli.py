@@ -46,7 +46,9 @@ def build_app() -> typer.Typer:
 
     add_model_verbs(app)
     add_privacy_verbs(app)
-    for point in sorted(entry_points(group="septum.verbs"), key=lambda p: p.name):
+    # The hospital's verbs come first: the bench adds one to them.
+    points = entry_points(group="septum.verbs")
+    for point in sorted(points, key=lambda p: (p.name != "site", p.name)):
         try:
             add_verbs = cast(Callable[[typer.Typer], None], point.load())
         except ModuleNotFoundError as error:

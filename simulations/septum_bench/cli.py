@@ -1,4 +1,4 @@
-"""The bench's verbs: ``septum simulate``, ``septum phantoms``, ``septum bench``."""
+"""The bench's verbs: ``septum simulate``, ``phantoms``, ``audit``, ``bench``."""
 
 import shlex
 import sys
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from septum.errors import Interrupted
+from septum_bench.audit.cli import add_audit_verbs
 from septum_bench.plan import Plan
 
 _PANEL = "Simulate"
@@ -23,6 +24,7 @@ def add_verbs(app: typer.Typer) -> None:
     """Add the bench's verbs to the command line."""
     app.command(rich_help_panel=_PANEL)(simulate)
     app.command(rich_help_panel=_PANEL)(phantoms)
+    add_audit_verbs(app)
     bench = typer.Typer(help="Run published benchmarks through the whole platform.")
     bench.command("pneumoniamnist")(pneumoniamnist)
     app.add_typer(bench, name="bench", rich_help_panel=_PANEL)
@@ -128,7 +130,7 @@ def _run(plan: Plan, out: Path, *, resume: bool, given: set[str], as_json: bool)
     if as_json:
         typer.echo(
             result.model_dump_json(
-                exclude={"leakage": {"control": {"targets"}, "release": {"targets"}}}
+                exclude={"audit": {"findings": {"__all__": {"reconstructions", "curves"}}}}
             )
         )
     else:

@@ -13,8 +13,9 @@ from septum.accounting import ACCOUNTANT, epsilon
 from septum.errors import LedgerError
 from septum.models import Vector
 from septum.wire import payload_digest
+from septum_bench.audit.report import AuditReport
 from septum_bench.evaluate import Tested
-from septum_bench.result import Leakage, Provenance, RoundRow, SiteRow, StudyResult
+from septum_bench.result import Provenance, RoundRow, SiteRow, StudyResult
 from septum_bench.simulate import Run
 from septum_client.cohort import Split
 from septum_server import rounds
@@ -26,7 +27,7 @@ def assemble(
     run: Run,
     models: Mapping[str, Vector],
     *,
-    leakage: Leakage | None,
+    audit: AuditReport | None,
     warnings: tuple[str, ...],
     command: str,
     started: str,
@@ -36,7 +37,7 @@ def assemble(
     Args:
       run: The finished federation.
       models: From :func:`septum_bench.comparison.compare`; may be empty.
-      leakage: The attack's findings, or None if it was left out.
+      audit: What the attacks found, or None if they were left out.
       warnings: What the reader must know besides.
       command: What to type to run it again.
       started: When it began, ISO 8601.
@@ -71,6 +72,7 @@ def assemble(
                 asked=record.asked,
                 answered=record.answered,
                 refused=record.refused,
+                alarms=record.alarms,
                 epsilon=epsilon([charge] * record.round, delta=study.privacy.delta),
                 auc=tested.auc(run.model(record.round)),
                 seconds=record.seconds,
@@ -85,7 +87,7 @@ def assemble(
             if name in models
         ),
         subgroups=tested.subgroups(final),
-        leakage=leakage,
+        audit=audit,
         warnings=warnings,
         provenance=Provenance(
             command=command,

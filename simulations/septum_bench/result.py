@@ -4,56 +4,17 @@ Everything in the report is drawn from this record and nothing else, so a
 figure that is not here cannot be claimed there.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import Field
+
+from septum_bench.audit.report import AuditReport
+from septum_bench.record import Image, Interval, Reconstruction, Record
+
+__all__ = ["Image", "Interval", "Reconstruction"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants"
-    )
-
-
-def _pack(image: npt.NDArray[np.uint8]) -> dict[str, object]:
-    return {"shape": list(image.shape), "hex": image.tobytes().hex()}
-
-
-def _unpack(value: object) -> npt.NDArray[np.uint8]:
-    if isinstance(value, np.ndarray):
-        return np.asarray(value, dtype=np.uint8)
-    if not isinstance(value, dict):
-        raise TypeError("an image is an array or its packed form")
-    flat = np.frombuffer(bytes.fromhex(value["hex"]), dtype=np.uint8)
-    return flat.reshape(value["shape"])
-
-
-Image = Annotated[npt.NDArray[np.uint8], PlainValidator(_unpack), PlainSerializer(_pack)]
-"""A grey image, uint8 of shape ``(height, width)``."""
-
-
-class Interval(_Record):
-    """A figure with its 95 % interval; all ``None`` when the data cannot resolve it.
-
-    ``reason`` then says why (for example "one class only").
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    reason: str = ""
-
-
-class Reliability(_Record):
+class Reliability(Record):
     """One bin of the calibration plot: predicted and observed share, and its patients."""
 
     predicted: float
@@ -61,14 +22,14 @@ class Reliability(_Record):
     patients: int
 
 
-class Figure(_Record):
+class Figure(Record):
     """One named figure of a task that an AUC does not say, such as a class's Dice."""
 
     name: str
     interval: Interval
 
 
-class Metrics(_Record):
+class Metrics(Record):
     """Patient-level test performance of one model on one group of patients.
 
     ``figures`` are those of the task besides: of each class, number or mask.
@@ -85,7 +46,7 @@ class Metrics(_Record):
     figures: tuple[Figure, ...] = ()
 
 
-class Subgroup(_Record):
+class Subgroup(Record):
     """Pooled test performance of the federated model within one stratum."""
 
     group: str
@@ -93,7 +54,7 @@ class Subgroup(_Record):
     metrics: Metrics
 
 
-class ModelScore(_Record):
+class ModelScore(Record):
     """One way of training, scored on the same test patients."""
 
     name: str
@@ -102,7 +63,7 @@ class ModelScore(_Record):
     per_site: dict[str, Metrics]
 
 
-class SiteRow(_Record):
+class SiteRow(Record):
     """One hospital: what it brought, what it spent, what it sent.
 
     ``epsilon_spent`` is what this study was charged here, lost rounds included.
@@ -123,78 +84,24 @@ class SiteRow(_Record):
     ledger_verified: bool
 
 
-class RoundRow(_Record):
+class RoundRow(Record):
     """One round: who was asked, who answered, who was refused and why, and how it scored.
 
-    ``epsilon`` is the study's cost up to and including this round.
+    ``epsilon`` is the study's cost up to and including this round; ``alarms``
+    are what the coordinator saw in the noise of its releases.
     """
 
     round: int
     asked: tuple[str, ...]
     answered: tuple[str, ...]
     refused: dict[str, str]
+    alarms: tuple[str, ...] = ()
     epsilon: float
     auc: float | None
     seconds: float
 
 
-class Reconstruction(_Record):
-    """One target patient's image, what the attack made of it, and the best blind guess."""
-
-    site: str
-    original: Image
-    reconstruction: Image
-    prior: Image
-    psnr: float
-    ssim: float
-    prior_psnr: float
-    prior_ssim: float
-    rank: int
-
-
-class AttackRow(_Record):
-    """One attack under one threat model.
-
-    ``rank`` 1 of ``gallery`` means that the reconstruction names its patient;
-    chance of a first rank is ``1 / gallery``. ``identified`` counts first ranks.
-    """
-
-    name: str
-    attacker: str
-    grants: tuple[str, ...]
-    protected: bool
-    gallery: int
-    identified: int
-    targets: tuple[Reconstruction, ...]
-    identification: Interval
-    psnr_gain: Interval
-    ssim_gain: Interval
-    iterations: int
-    seconds: float
-
-
-class Leakage(_Record):
-    """The positive control beside the study's own release, and the verdict they allow.
-
-    ``void``: the control failed, so the attack had no power and says nothing.
-    ``leak``: the release was identified above chance.
-    ``not refuted``: the control succeeded and the release was not identified
-    above chance at this power.
-    """
-
-    verdict: Literal["void", "leak", "not refuted"]
-    sentence: str
-    control: AttackRow
-    release: AttackRow
-
-    @model_validator(mode="after")
-    def _beside_its_control(self) -> Self:
-        if self.verdict != "void" and not self.control.identified:
-            raise ValueError("a verdict needs a positive control that identified somebody")
-        return self
-
-
-class Provenance(_Record):
+class Provenance(Record):
     """What it takes to run this again."""
 
     command: str
@@ -209,7 +116,7 @@ class Provenance(_Record):
     versions: dict[str, str]
 
 
-class StudyResult(_Record):
+class StudyResult(Record):
     """Everything one simulated study found; ``epsilon`` is what all its rounds cost as planned."""
 
     study_name: str
@@ -231,6 +138,6 @@ class StudyResult(_Record):
     alone: dict[str, ModelScore] = Field(default_factory=dict)
     baselines: tuple[ModelScore, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
-    leakage: Leakage | None
+    audit: AuditReport | None
     warnings: tuple[str, ...] = ()
     provenance: Provenance

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from septum.accounting import Charge, epsilon, noise_for, rounds_within
 from septum.errors import ConfigError, DataError, EngineError
 from septum.models import Vector
 from septum.study import Model, Privacy, Study, load
 from septum.training import Aggregation, Training
 from septum.wire import Release
-from septum_bench import engine, hospitals
+from septum_bench import engine, hospitals, observed
 from septum_bench.phantoms import write_hospitals
 from septum_bench.plan import Plan
 from septum_bench.seeded import SeededSource
@@ -61,8 +59,8 @@ class Run:
 
     def first_release(self, site: str) -> Vector | None:
         """Return what ``site`` released in round 1, float32 (params,), or None if it did not."""
-        path = self.folder / "observed" / f"{site}.npy"
-        return np.asarray(np.load(path, allow_pickle=False)) if path.exists() else None
+        path = observed.file_of(self.folder, site, 1)
+        return observed.read(path) if path.exists() else None
 
 
 def begin(plan: Plan, folder: Path, *, resume: bool, given: Collection[str] = ()) -> Plan:
@@ -261,19 +259,16 @@ def _affordable_noise(plan: Plan) -> float:
 
 def _rounds(run: Run, reporter: Reporter) -> None:
     study = run.study
-    observed = run.folder / "observed"
-    observed.mkdir(exist_ok=True)
     reporter.stage("Federation", study.rounds)
     charge = study.mechanism(study.sites[0].name).charge()
 
     def watch(record: RoundRecord, model: Vector, releases: tuple[Release, ...]) -> None:
         del model
         for release in releases:
-            if record.round == 1:
-                # What a curious coordinator keeps: the attack needs the first release it saw.
-                np.save(observed / f"{release.site}.npy", release.update, allow_pickle=False)
+            observed.keep(run.folder, release)
         spent = epsilon([charge] * record.round, delta=study.privacy.delta)
         absent = "" if record.complete else f", absent: {', '.join(sorted(record.refused))}"
+        absent += "".join(f", alarm: {alarm}" for alarm in record.alarms)
         reporter.advance(
             f"round {record.round}/{study.rounds}, {len(record.answered)}/{len(record.asked)} "
             f"sites{absent}, ε {spent:.2f} of {run.plan.epsilon:g}",

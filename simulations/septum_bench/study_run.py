@@ -1,11 +1,14 @@
-"""Federate, compare, attack, report: the order of ``septum simulate``."""
+"""Federate, compare, audit, report: the order of ``septum simulate``."""
 
+from datetime import date
 from pathlib import Path
 
-from septum_bench import comparison, findings, rehearsal, simulate
+from septum_bench import comparison, findings, simulate
+from septum_bench.audit import loading, runner
+from septum_bench.audit.report import AuditReport
 from septum_bench.plan import Plan
 from septum_bench.report import write_report
-from septum_bench.result import Leakage, StudyResult
+from septum_bench.result import StudyResult
 from septum_client.site import write_durably
 
 
@@ -27,13 +30,13 @@ def study_run(
             f"The study trains {len(run.study.data.labels)} labels; "
             f"the scores are of the first, {run.study.data.labels[0]}."
         )
-    leakage = _attack(run, reporter, warnings)
+    audit = _audit(run, reporter, warnings, today=date.fromisoformat(started[:10]))
     with simulate.timed(run.seconds, "scoring and report"):
         reporter.stage("Report", 2)
         result = findings.assemble(
             run,
             models,
-            leakage=leakage,
+            audit=audit,
             warnings=tuple(warnings),
             command=command,
             started=started,
@@ -45,19 +48,29 @@ def study_run(
     return result
 
 
-def _attack(run: simulate.Run, reporter: simulate.Reporter, warnings: list[str]) -> Leakage | None:
+def _audit(
+    run: simulate.Run, reporter: simulate.Reporter, warnings: list[str], *, today: date
+) -> AuditReport | None:
     if not run.plan.attack:
         warnings.append("The attack was left out (--no-attack): leakage was not measured.")
         return None
-    reason = rehearsal.cannot(run)
-    if reason:
-        warnings.append(f"Leakage was not measured: {reason}.")
-        return None
-    with simulate.timed(run.seconds, "attack"):
-        reporter.stage("Attack", 1)
-        return rehearsal.attack(
-            run,
-            progress=lambda done, total: reporter.advance(
-                "gradient inversion: control, then release", done=done, total=total
-            ),
-        )
+    subject = loading.subject_of(
+        run.study,
+        run.cohorts,
+        folder=run.folder,
+        seed=run.plan.seed,
+        phantoms=run.plan.data is None,
+        source=run.source,
+    )
+    keys = [attack.key for attack in runner.REGISTRY if attack.default]
+    with simulate.timed(run.seconds, "audit"):
+        reporter.stage("Audit", len(keys))
+        titles: dict[str, None] = {}
+
+        def watch(title: str, done: int, total: int) -> None:
+            titles[title] = None
+            reporter.advance(
+                f"{title}: {done}/{total}", done=len(titles) - (done < total), total=len(keys)
+            )
+
+        return runner.run(subject, name=run.study.name, today=today, attacks=keys, watch=watch)

@@ -55,7 +55,7 @@ def _lines(result: StudyResult) -> list[tuple[str, str]]:
     )
     if result.seeded:
         privacy += ". The noise was seeded: this run protects nobody"
-    leakage = result.leakage.sentence if result.leakage else "not measured"
+    leakage = result.audit.sentence if result.audit else "not measured"
     lines = [("Accuracy", accuracy + "."), ("Privacy", privacy + "."), ("Leakage", leakage)]
     partial = [row.round for row in result.rounds if row.refused]
     if partial:

@@ -1,4 +1,4 @@
-"""Who attacks, and what they hold. An attack sees an :class:`AttackerView` and nothing else.
+"""Who attacks, and what they hold. An attack sees a :class:`View` and nothing else.
 
 The secret image, its patient and the gallery are in no type of this module:
 an attack cannot choose its iterate by the truth.
@@ -6,10 +6,10 @@ an attack cannot choose its iterate by the truth.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from septum.privacy import Mechanism
 Floats = npt.NDArray[np.float32]
 
 
+_GRANT: Final = "grant"
+
+
 class Grant(StrEnum):
     """What an attacker can hold."""
 
@@ -30,6 +33,20 @@ class Grant(StrEnum):
     LABELS = "labels"
     NOISE = "noise"
     PUBLIC_IMAGES = "public images"
+    LOCAL_TRAINING = "local training"
+    """Learning rate, steps and batch of a hospital's local training."""
+    CANDIDATES = "candidates"
+    """Images and labels of candidate patients, the true one among them or not."""
+    OTHER_RECORDS = "other records"
+    """Every record of the release but one."""
+    CRAFTED_MODEL = "crafted model"
+    """The right to send a network of the attacker's own making."""
+    ROUNDS = "rounds"
+    """The published weights of every round."""
+    RELEASES = "releases"
+    """The releases of every round."""
+    SHADOW_POOL = "shadow pool"
+    """Records distributed like the target's, to train shadow models on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +103,64 @@ RELEASED: Final = ThreatModel(
 """What the study's coordinator really holds, and the target's label besides."""
 
 
+def granted(grant: Grant, **keywords: Any) -> Any:
+    """Return a dataclass field that only a threat model holding ``grant`` may fill.
+
+    Args:
+      grant: What the field is.
+      keywords: Those of :func:`dataclasses.field`; a field without a default
+        must be given, one with ``default=None`` may be left out.
+
+    Returns:
+      The field; typed as anything, since a dataclass field stands for its value.
+    """
+    return field(metadata={_GRANT: grant}, **keywords)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """What an attack may read: the base of every attack's own view.
+
+    Attributes:
+      threat: The attacker.
+
+    Guarantees:
+      - A field holds something only if the threat model grants it.
+      - A field that names no grant is refused, so that no view can carry the truth.
+
+    Raises:
+      ConfigError: A field is filled that is not granted, or names no grant.
+
+    >>> nobody = ThreatModel(name="none", attacker="nobody", protected=True, holds={})
+    >>> @dataclass(frozen=True, kw_only=True, eq=False)
+    ... class Labelled(View):
+    ...     labels: Floats | None = granted(Grant.LABELS, default=None)
+    >>> Labelled(threat=nobody).labels is None
+    True
+    >>> Labelled(threat=nobody, labels=np.ones((1, 1), np.float32))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    septum.errors.ConfigError: none does not grant labels. Use a threat model that grants it, ...
+    """
+
+    threat: ThreatModel
+
+    def __post_init__(self) -> None:
+        own = [each for each in fields(self) if each.name != "threat"]
+        nameless = [each.name for each in own if _GRANT not in each.metadata]
+        if nameless:
+            raise ConfigError(
+                f"{type(self).__name__} has fields that name no grant: {', '.join(nameless)}.",
+                remedy="Declare each field of a view with granted().",
+            )
+        filled = {each.metadata[_GRANT] for each in own if getattr(self, each.name) is not None}
+        if refused := sorted(filled - set(self.threat.holds)):
+            raise ConfigError(
+                f"{self.threat.name} does not grant {', '.join(refused)}.",
+                remedy="Use a threat model that grants it, or leave the field out.",
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnownNoise:
     """How loud the observed vector's noise is beside one patient, from the public contract.
@@ -123,11 +198,10 @@ def as_gradient(update: Floats, *, learning_rate: float, steps: int) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AttackerView:
-    """Everything an attack may read.
+class AttackerView(View):
+    """Everything that gradient inversion may read.
 
     Attributes:
-      threat: The attacker; a field that it does not grant is refused.
       network: A network of the registry that holds the weights before the round.
       observed: What crossed the wire as a gradient, float32 (targets, params),
         one attack per row.
@@ -140,22 +214,14 @@ class AttackerView:
       ConfigError: A field is not granted, or shapes do not fit.
     """
 
-    threat: ThreatModel
-    network: nn.Module = field(repr=False)
-    observed: Floats = field(repr=False)
-    labels: Floats = field(repr=False)
-    public_images: Floats = field(repr=False)
-    noise: KnownNoise | None = None
+    network: nn.Module = granted(Grant.MODEL, repr=False)
+    observed: Floats = granted(Grant.OBSERVED, repr=False)
+    labels: Floats = granted(Grant.LABELS, repr=False)
+    public_images: Floats = granted(Grant.PUBLIC_IMAGES, repr=False)
+    noise: KnownNoise | None = granted(Grant.NOISE, default=None)
 
     def __post_init__(self) -> None:
-        needed = {Grant.MODEL, Grant.OBSERVED, Grant.LABELS, Grant.PUBLIC_IMAGES}
-        needed |= {Grant.NOISE} if self.noise else set()
-        refused = sorted(needed - set(self.threat.holds))
-        if refused:
-            raise ConfigError(
-                f"{self.threat.name} does not grant {', '.join(refused)}.",
-                remedy="Use a threat model that grants it, or leave the field out.",
-            )
+        View.__post_init__(self)
         expected = (len(self.observed), parameter_count(self.network))
         if self.observed.shape != expected or len(self.labels) != len(self.observed):
             raise ConfigError(

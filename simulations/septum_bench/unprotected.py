@@ -44,7 +44,7 @@ def same_recipe(
         for number in range(1, study.rounds + 1):
 
             def one(name: str, *, model: Vector = model, number: int = number) -> Contribution:
-                update = _round(
+                update = local_round(
                     study,
                     mechanism=study.mechanism(name),
                     cohort=cohorts[name],
@@ -62,7 +62,7 @@ def same_recipe(
     return carried.get(AVERAGE, model)
 
 
-def _round(
+def local_round(
     study: Study,
     *,
     mechanism: Mechanism,
@@ -70,6 +70,7 @@ def _round(
     model: Vector,
     randomness: Randomness,
 ) -> Vector:
+    """Return one hospital's update of a round with the study's draws, without clip and noise."""
     built = network(study, model)
     parameters = trained(built)
     optimizer = optimizer_of(study.training)(parameters)

@@ -1,10 +1,15 @@
-"""A real study's own releases, attacked beside their positive control."""
+"""A real study's own releases under the whole default audit, each attack beside its control."""
+
+from datetime import date
 
 import pytest
 
-from septum_bench import rehearsal, simulate
-from septum_bench.metrics import exact_binomial
+from septum_bench import simulate
+from septum_bench.audit import audit
+from septum_bench.audit.finding import LEVEL, Verdict
+from septum_bench.audit.runner import REGISTRY
 from septum_bench.plan import Plan
+from septum_bench.pytest_plugin import assert_not_refuted
 
 
 class Silent:
@@ -16,44 +21,72 @@ class Silent:
 
 
 @pytest.fixture(scope="module")
-def leakage(tmp_path_factory):
+def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "run"
-    plan = Plan.check(sites=3, patients=150, rounds=1, seed=0, epsilon=8)
+    plan = Plan.check(sites=3, patients=150, rounds=2, seed=0, epsilon=8)
     plan = simulate.begin(plan, folder, resume=False)
-    run = simulate.federate(plan, folder, reporter=Silent())
-    return rehearsal.attack(run, progress=lambda done, total: None)
+    simulate.federate(plan, folder, reporter=Silent())
+    return audit(folder, today=date(2026, 1, 15))
 
 
-def test_the_positive_control_names_most_patients_above_chance_with_confidence(leakage):
-    control = leakage.control
-    low, _ = exact_binomial(control.identified, len(control.targets))
-    assert not control.protected
-    assert control.identified > len(control.targets) / 2
-    assert low > 10 / control.gallery
+def test_every_default_attack_ran_and_found_something_to_say(report):
+    assert not [each for each in report.untried if each.reason != "not in the default suite."]
+    assert {finding.key for finding in report.findings} >= {
+        "identification",
+        "inversion",
+        "participation",
+        "conformance",
+    }
+    assert len(report.findings) >= len([attack for attack in REGISTRY if attack.default])
 
 
-def test_the_reconstructions_of_the_control_beat_every_blind_guess(leakage):
-    assert leakage.control.psnr_gain.low > 0
+def test_the_study_as_it_is_refutes_no_claim_about_it(report):
+    assert_not_refuted(report, allow_void=True)
 
 
-def test_the_release_of_the_study_names_nobody_above_chance(leakage):
-    release = leakage.release
-    assert release.protected
-    assert leakage.verdict == "not refuted"
-    assert release.identified <= 1
-    low, _ = exact_binomial(release.identified, len(release.targets))
-    assert low <= 1 / release.gallery or release.identified == 0
+def test_most_attacks_show_their_power_on_the_unprotected_twin(report):
+    assert len(report.of(Verdict.VOID)) < len(report.findings) / 2
+    beaten = [f for f in report.of(Verdict.NOT_REFUTED) if f.control.low is not None]
+    assert beaten
+    for finding in beaten:
+        outside = finding.control.low > finding.chance or finding.control.high < finding.chance
+        assert outside, finding.claim
 
 
-def test_control_and_release_attack_the_same_patients_in_the_same_gallery(leakage):
-    control, release = leakage.control, leakage.release
-    assert control.gallery == release.gallery
-    assert control.iterations == release.iterations
-    assert [t.site for t in control.targets] == [t.site for t in release.targets]
-    for one, other in zip(control.targets, release.targets, strict=True):
-        assert (one.original == other.original).all()
+def test_the_null_runs_lie_where_nothing_leaks(report):
+    # Each null interval misses the blind guess one time in twenty, by its construction.
+    missed = [
+        finding.claim
+        for finding in report.findings
+        if finding.null is not None
+        and finding.null.low is not None
+        and finding.null.low > finding.chance
+        and finding.unit in {"share", "AUC"}
+    ]
+    assert len(missed) <= 2, missed
 
 
-def test_the_verdict_never_says_that_a_release_is_safe(leakage):
-    assert "safe" not in leakage.sentence
-    assert "stronger attack stays possible" in leakage.sentence
+def test_every_row_names_its_attacker_grants_source_power_and_chance(report):
+    for finding in report.findings:
+        assert finding.threat.grants, finding.claim
+        assert finding.threat.attacker, finding.claim
+        assert any(char.isdigit() for char in finding.source), finding.claim
+        assert finding.power, finding.claim
+        if finding.p_value is not None and finding.control_ok:
+            assert finding.p_adjusted >= finding.p_value - 1e-12, finding.claim
+
+
+def test_reconstructions_stand_beside_original_control_null_and_guess(report):
+    drawn = [each for finding in report.findings for each in finding.reconstructions]
+    assert drawn
+    for each in drawn:
+        assert each.control is not None
+        assert each.null is not None
+        assert each.original.shape == each.prior.shape == each.reconstruction.shape
+
+
+def test_the_level_is_kept_for_the_audit_as_a_whole(report):
+    tested = [f for f in report.findings if f.p_value is not None and f.control_ok]
+    smallest = min(f.p_value for f in tested)
+    assert min(f.p_adjusted for f in tested) == pytest.approx(min(1, len(tested) * smallest))
+    assert report.level == LEVEL

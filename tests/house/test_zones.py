@@ -38,7 +38,12 @@ DOORS = {
         "septum_client.clipping.",
         "septum_bench.opacus_defaults",  # what Opacus gives by itself, to compare with
     },
-    "dp_accounting": {"septum.accounting"},
+    "dp_accounting": {
+        "septum.accounting",
+        # The same curves, read as bounds on what an attack can reach.
+        "septum_bench.audit.robustness",
+        "septum_bench.audit.empirical_epsilon",
+    },
     "ray": {"septum_bench.engine"},
     "sqlite3": {"septum_client.budget"},
     "socket": {"septum_client.pacs.meter"},
@@ -66,7 +71,12 @@ DOORS = {
         "septum_client.app",  # hands it to the gate
         "septum_bench.baselines",  # each hospital alone
         "septum_bench.unprotected",  # the same draws without privacy, to compare with
-        "septum_bench.rehearsal",  # who was drawn, which the bench's seed tells
+        # The auditor's side runs the client as it is, recorded, broken, or once more.
+        "septum_bench.audit.",
+        "septum_bench.attacks.",
+        "septum_bench.conformance.",
+        "septum_bench.faults",
+        "septum_bench.faulty_clients",
     },
 }
 

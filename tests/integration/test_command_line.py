@@ -14,6 +14,7 @@ from septum import cli
 from septum.study import Data, Participant, Privacy, Study
 from septum_bench import simulate as pipeline
 from septum_bench.phantoms import PhantomPlan, write_hospitals
+from septum_client import site
 from septum_client.policy import Policy
 from septum_client.rules import Intake
 
@@ -170,14 +171,14 @@ def test_a_full_disk_is_said_before_anything_is_made(septum, tmp_path, monkeypat
 
 
 def test_a_disk_that_fills_up_ends_with_one_sentence(septum, hospitals, tmp_path, monkeypatch):
-    save = pipeline.np.save
+    replace = site.replace
 
-    def full(file, *arguments, **options):
-        if "observed" in str(file):
+    def full(path, write):
+        if "observed" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(file, *arguments, **options)
+        replace(path, write)
 
-    monkeypatch.setattr(pipeline.np, "save", full)
+    monkeypatch.setattr(site, "replace", full)
     result = simulate(septum, tmp_path / "run", "--data", hospitals)
     assert_one_sentence(result, "No space left on device", "Free disk space")
     assert not (tmp_path / "run" / "report.html").exists()

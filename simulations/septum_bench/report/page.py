@@ -11,6 +11,7 @@ import jinja2
 
 from septum.errors import DataError
 from septum_bench.report import figures, forest, sections, verdict, words
+from septum_bench.report.audit_view import view
 from septum_bench.result import StudyResult
 
 _REMEDIES: Final = {
@@ -30,7 +31,7 @@ def render_report(result: StudyResult) -> str:
       - Every string of the record is escaped; the page runs no script.
       - Nothing appears that the record does not hold.
     """
-    page = _environment().get_template("page.html.j2")
+    page = environment().get_template("page.html.j2")
     return page.render(
         result=result,
         seeded=verdict.SEEDED,
@@ -40,8 +41,7 @@ def render_report(result: StudyResult) -> str:
         worst=verdict.worst_epsilon(result),
         hospitals=sections.hospitals(result),
         course=sections.course(result),
-        targets=sections.targets(result),
-        attack_lines=sections.attack_lines(result),
+        audit=view(result.audit) if result.audit else None,
         scores=(result.federated, *result.baselines, *result.alone.values()),
         pictures={
             "course": figures.course(result),
@@ -55,11 +55,16 @@ def render_report(result: StudyResult) -> str:
 
 
 def write_report(result: StudyResult, path: Path) -> None:
-    """Write the report whole or not at all.
+    """Write the report whole or not at all; see :func:`write_page`."""
+    write_page(render_report(result), path)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write a page whole or not at all.
 
     Args:
-      result: What the study found.
-      path: The HTML file; an older report of that name is replaced.
+      page: Its text.
+      path: The HTML file; an older one of that name is replaced.
 
     Guarantees:
       - ``path`` holds the old file or the new one, never a part.
@@ -67,7 +72,7 @@ def write_report(result: StudyResult, path: Path) -> None:
     Raises:
       DataError: the file cannot be written; nothing was left behind.
     """
-    data = render_report(result).encode()
+    data = page.encode()
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
@@ -85,15 +90,16 @@ def write_report(result: StudyResult, path: Path) -> None:
         ) from error
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return the templates, with every string escaped and the report's words as filters."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("septum_bench.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         accountant=words.accountant,
         code=words.code,
         delta=words.delta,
@@ -102,9 +108,11 @@ def _environment() -> jinja2.Environment:
         figure=words.figure,
         left=words.left,
         listing=words.listing,
+        measured=words.measured,
         number=words.number,
         percent=words.percent,
+        score=words.score,
         spent=words.spent,
         whole=words.whole,
     )
-    return environment
+    return templates

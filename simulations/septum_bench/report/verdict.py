@@ -5,21 +5,24 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
+from septum_bench.audit.finding import Verdict
+from septum_bench.audit.report import AuditReport
 from septum_bench.report import words
-from septum_bench.result import AttackRow, Leakage, ModelScore, RoundRow, StudyResult
+from septum_bench.result import ModelScore, RoundRow, StudyResult
 
 State = Literal["plain", "seeded", "leak", "void", "missing", "open"]
 
 SEEDED: Final = "SIMULATION: noise was seeded; this run protects nobody"
 
-_HEADLINES: Final[dict[str, tuple[State, str]]] = {
-    "leak": ("leak", "LEAK"),
-    "void": ("void", "VOID"),
-    "not refuted": ("open", "Not refuted"),
+_HEADLINES: Final[dict[Verdict, tuple[State, str]]] = {
+    Verdict.REFUTED: ("leak", "REFUTED"),
+    Verdict.VOID: ("void", "VOID"),
+    Verdict.NOT_REFUTED: ("open", "Not refuted"),
 }
 _ADVICE: Final = {
-    "leak": "Patients were identified from what left the hospitals. Do not release this model.",
-    "void": "The attack failed even without protection, so it had no power. "
+    Verdict.REFUTED: "A claim about what left the hospitals was refuted. "
+    "Do not release this model before it is understood.",
+    Verdict.VOID: "The attacks failed even without protection, so they had no power. "
     "Nothing follows about leakage, in either direction.",
 }
 
@@ -49,7 +52,7 @@ class Alert:
 
 def cards(result: StudyResult) -> tuple[Card, Card, Card]:
     """Return the verdicts on accuracy, privacy spent and measured leakage, in that order."""
-    return _accuracy(result), _privacy(result), _leakage(result.leakage)
+    return _accuracy(result), _privacy(result), _leakage(result.audit)
 
 
 def best_open(result: StudyResult) -> ModelScore | None:
@@ -161,41 +164,26 @@ def _privacy(result: StudyResult) -> Card:
     )
 
 
-def named(row: AttackRow) -> str:
-    """Return how many targets the attack named, ``3 of 6``."""
-    # The record may picture fewer targets than were attacked; then the count stands alone.
-    shown = len(row.targets)
-    return f"{row.identified} of {shown}" if row.identified <= shown else str(row.identified)
-
-
-def _leakage(leakage: Leakage | None) -> Card:
-    if leakage is None:
+def _leakage(audit: AuditReport | None) -> Card:
+    if audit is None:
         return Card(
             title="Measured leakage",
             state="missing",
             headline="Not measured",
             aside="",
-            sentence="The attack was skipped, so this run holds no evidence about leakage.",
-            notes=("Run the study again with the attack before anything leaves a hospital.",),
+            sentence="The attacks were skipped, so this run holds no evidence about leakage.",
+            notes=("Run the study again with the attacks before anything leaves a hospital.",),
         )
-    state, headline = _HEADLINES[leakage.verdict]
-    release, control = leakage.release, leakage.control
+    state, headline = _HEADLINES[audit.verdict]
+    refuted, open_, void = (len(audit.of(verdict)) for verdict in Verdict)
     return Card(
         title="Measured leakage",
         state=state,
         headline=headline,
-        aside=f"release {named(release)}, control {named(control)}",
-        sentence=remark(leakage),
-        notes=(_ADVICE[leakage.verdict],) if leakage.verdict in _ADVICE else (),
+        aside=f"{refuted} refuted, {open_} not refuted, {void} void",
+        sentence=audit.sentence,
+        notes=(_ADVICE[audit.verdict],) if audit.verdict in _ADVICE else (),
     )
-
-
-def remark(leakage: Leakage) -> str:
-    """Return the verdict's sentence without the verdict's own name, which stands above it."""
-    head, colon, rest = leakage.sentence.partition(": ")
-    if not colon or head.lower() != leakage.verdict:
-        return leakage.sentence
-    return rest[:1].upper() + rest[1:]
 
 
 def alerts(result: StudyResult) -> tuple[Alert, ...]:

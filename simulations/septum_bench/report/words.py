@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 
 from septum.errors import Code, Quarantine
-from septum_bench.result import Interval
+from septum_bench.audit.finding import Measured
+from septum_bench.record import Interval
 
 _MINUS = "\N{MINUS SIGN}"
 _CODES = {str(code): code.name.replace("_", " ").lower() for code in (*Code, *Quarantine)}
@@ -178,3 +179,29 @@ def spans(rounds: Iterable[int]) -> str:
         else:
             runs.append([value, value])
     return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in runs)
+
+
+def score(value: float, unit: str) -> str:
+    """Return an audit's score in its unit; a share as a percentage.
+
+    >>> score(0.0391, "share"), score(-3.21, "dB"), score(0.5, "AUC"), score(1.5e-4, "share")
+    ('3.9 %', '−3.21 dB', '0.50 AUC', '0.015 %')
+    """
+    if unit == "share":
+        return percent(value) if value == 0 or abs(value) >= 0.001 else f"{value * 100:.2g} %"
+    return f"{number(value)} {unit}".rstrip()
+
+
+def measured(found: Measured, unit: str) -> str:
+    """Return an audit's score with its 95 % interval and what it rests on.
+
+    >>> measured(Measured(role="null", value=0.5, low=0.25, high=0.75, trials=16), "share")
+    '50 % [25 %, 75 %], n = 16'
+    """
+    inner = unit if unit == "share" else ""
+    ends = (
+        f" [{score(found.low, inner)}, {score(found.high, inner)}]"
+        if found.low is not None and found.high is not None
+        else ""
+    )
+    return f"{score(found.value, unit)}{ends}, n = {whole(found.trials)}"

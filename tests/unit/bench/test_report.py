@@ -8,6 +8,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from PIL import Image as Pillow
 from rich.console import Console
 
 from septum.errors import DataError
+from septum_bench.audit.finding import Curve, Finding, Measured, ThreatRecord, settle
+from septum_bench.audit.report import Attacked, AuditReport, Untried
 from septum_bench.report import render_report, write_report
 from septum_bench.result import (
-    AttackRow,
     Figure,
     Interval,
-    Leakage,
     Metrics,
     ModelScore,
     Provenance,
@@ -85,62 +86,74 @@ def disc(seed: int, noise: float, *, size: int = 64) -> np.ndarray:
     )
 
 
-def attack(*, protected: bool, identified: int, sites: tuple[str, ...] = SITES) -> AttackRow:
-    n = 6
-    targets = tuple(
-        Reconstruction(
-            site=sites[k % len(sites)],
-            original=disc(k, 0.03),
-            reconstruction=disc(k, 0.95 if protected else 0.12),
-            prior=disc(99, 0.2),
-            psnr=9.1 + 0.2 * k if protected else 24.3 + k,
-            ssim=0.04 if protected else 0.81,
-            prior_psnr=14.2,
-            prior_ssim=0.33,
-            rank=1 if k < identified else 23 + k,
-        )
-        for k in range(n)
-    )
-    return AttackRow(
-        name="gradient inversion",
-        attacker="honest-but-curious coordinator",
-        grants=("model weights", "the release of one hospital", "batch size", "labels"),
-        protected=protected,
+def reconstruction(k: int, site: str) -> Reconstruction:
+    return Reconstruction(
+        site=site,
+        original=disc(k, 0.03),
+        reconstruction=disc(k, 0.95),
+        prior=disc(99, 0.2),
+        psnr=9.1 + 0.2 * k,
+        ssim=0.04,
+        prior_psnr=14.2,
+        prior_ssim=0.33,
+        rank=23 + k,
         gallery=64,
-        identified=identified,
-        targets=targets,
-        identification=Interval(value=identified / n, low=0.0 if protected else 0.54, high=1.0),
-        psnr_gain=Interval(value=-5.1, low=-6.0, high=-4.3)
-        if protected
-        else Interval(value=12.5, low=10.1, high=14.9),
-        ssim_gain=Interval(value=None, reason="too few targets"),
-        iterations=2400,
-        seconds=81.0,
+        control=disc(k, 0.12),
+        control_psnr=24.3 + k,
+        control_ssim=0.81,
+        control_rank=1,
+        null=disc(k + 1, 0.95),
+        null_psnr=8.9,
+        null_ssim=0.04,
+        null_rank=31,
     )
 
 
-def leakage(verdict: Any = "not refuted", sites: tuple[str, ...] = SITES) -> Leakage:
-    counts = {"not refuted": (6, 0), "void": (0, 0), "leak": (6, 4)}[verdict]
-    found = (
-        "Gradient inversion (2400 steps a target) by a coordinator who reads one "
-        f"hospital's release of the first round named {counts[1]} of 6 patients among "
-        "64; chance is 1.6% each (one-sided exact p = 1). On the unprotected gradients "
-        "the same attack named 6 of 6."
+def audited(verdict: str = "not refuted", sites: tuple[str, ...] = SITES) -> AuditReport:
+    control, release = {"not refuted": (6, 0), "void": (0, 0), "refuted": (6, 4)}[verdict]
+    threat = ThreatRecord(
+        name="inversion",
+        attacker="honest-but-curious coordinator",
+        protected=True,
+        grants=("model weights", "the release of one hospital", "labels"),
     )
-    sentences = {
-        "not refuted": f"Not refuted: {found} With 6 targets this test finds, in 80% of cases, a "
-        "release that names 42% of its patients; a smaller leak or a stronger attack stays "
-        "possible.",
-        "void": "Void: even on the unprotected gradient the attack named only 0 of 6 patients "
-        "among 64, so that it named 0 of 6 from the release says nothing. Use a stronger attack "
-        "or more iterations.",
-        "leak": f"Leak: {found}",
-    }
-    return Leakage(
-        verdict=verdict,
-        sentence=sentences[verdict],
-        control=attack(protected=False, identified=counts[0], sites=sites),
-        release=attack(protected=True, identified=counts[1], sites=sites),
+    line = Curve(name="release", x=(1.0, 8.0, 64.0), y=(0.0, 0.2, 1.0), figure="Rank")
+    found = Finding(
+        key="inversion",
+        claim="No image drawn from the release names its patient.",
+        attack="gradient inversion",
+        source="Geiping et al. 2020, arXiv:2003.14053",
+        threat=threat,
+        score="patients named",
+        unit="share",
+        chance=1 / 64,
+        control=Measured(role="control", value=control / 6, low=0.0, high=1.0, trials=6),
+        null=Measured(role="null", value=0.0, low=0.0, high=0.46, trials=6),
+        release=Measured(role="release", value=release / 6, low=0.0, high=0.9, trials=6),
+        p_value=1e-6 if release else 1.0,
+        control_ok=control > 0,
+        power="A release that names 42 % of its patients.",
+        sentence=f"The attack named {release} of 6 patients among 64.",
+        curves=(line,),
+        reconstructions=tuple(reconstruction(k, sites[k % len(sites)]) for k in range(6)),
+    )
+    return AuditReport(
+        name="nodules",
+        audited=date(2026, 1, 15),
+        attacked=Attacked(
+            study="9f2c" * 16,
+            models={"0": "00" * 32},
+            releases={f"{sites[0]}/1": "11" * 32},
+            cohorts={},
+            public_images="22" * 32,
+            seed=7,
+            source_known=True,
+        ),
+        findings=settle([found]),
+        untried=(Untried(key="canaries", title="canaries", reason="no cohort was given."),),
+        epsilon=7.98,
+        delta=1e-4,
+        seeded=False,
     )
 
 
@@ -209,7 +222,7 @@ def study(sites: tuple[str, ...] = SITES, **changes: Any) -> StudyResult:
                 ("lesion size", "over 20 mm", 0.96, 197, 0.05),
             )
         ),
-        "leakage": leakage(sites=sites),
+        "audit": audited(sites=sites),
         "provenance": Provenance(
             command="septum simulate --sites 6 --rounds 12 --seed 7 --out septum-run",
             seed=7,
@@ -260,10 +273,10 @@ def single_class(result: StudyResult) -> StudyResult:
 
 VARIANTS: dict[str, Callable[[], StudyResult]] = {
     "plain": study,
-    "leak": lambda: study(seeded=True, leakage=leakage("leak")),
-    "bare": lambda: study(leakage=None, baselines=(), alone={}, subgroups=()),
+    "leak": lambda: study(seeded=True, audit=audited("refuted")),
+    "bare": lambda: study(audit=None, baselines=(), alone={}, subgroups=()),
     "refused": lambda: with_refusals(study()),
-    "void": lambda: single_class(study(leakage=leakage("void"))),
+    "void": lambda: single_class(study(audit=audited("void"))),
     "one hospital": lambda: study(("Solo",), rounds=()),
 }
 
@@ -351,21 +364,24 @@ def test_the_verdict_comes_first_with_its_three_figures(page: str) -> None:
     assert "median hospital alone 0.71" in said
     assert "ε = 7.98 at δ = 1e-4" in said
     assert "(Poisson sampling, PLD accountant, add or remove one patient)" in said
-    assert "Not refuted release 0 of 6, control 6 of 6" in said
+    assert "Not refuted 0 refuted, 1 not refuted, 0 void" in said
 
 
 @pytest.mark.parametrize(
     ("variant", "state", "word"),
-    [("void", "void", "VOID"), ("leak", "leak", "LEAK"), ("plain", "open", "Not refuted")],
+    [("void", "void", "VOID"), ("leak", "leak", "REFUTED"), ("plain", "open", "Not refuted")],
 )
 def test_each_leakage_verdict_is_said_and_looks_its_part(
     variant: str, state: str, word: str
 ) -> None:
-    found = VARIANTS[variant]().leakage
+    found = VARIANTS[variant]().audit
     assert found is not None
     assert f'<article class="card {state}">' in rendered(variant)
     assert word in text_of(rendered(variant))
-    assert found.sentence.partition(": ")[2][1:] in text_of(rendered(variant))
+    assert found.findings[0].sentence in text_of(rendered(variant))
+    assert ("smallest this run would have caught" in text_of(rendered(variant))) == (
+        word == "Not refuted"
+    )
 
 
 def test_a_skipped_attack_is_not_measured_rather_than_passed() -> None:
@@ -450,12 +466,9 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_targets_meet_only_over_the_same_original() -> None:
-    whole = leakage()
-    control = whole.control.model_copy(update={"targets": whole.control.targets[1:]})
-    page = render_report(study(leakage=whole.model_copy(update={"control": control})))
-    assert page.count("<b>This study&#39;s release</b>") == 6
-    assert page.count("<b>Unprotected gradient</b>") == 5
+def test_each_target_shows_original_control_release_null_and_blind_guess(page: str) -> None:
+    titles = ("Original", "Unprotected", "This release", "Null run", "Best blind guess")
+    assert all(page.count(f"<b>{title}</b>") == 6 for title in titles)
 
 
 def test_the_report_is_written_whole(tmp_path: Path, page: str) -> None:
@@ -499,7 +512,7 @@ def test_an_image_keeps_its_pixels(page: str) -> None:
 
 
 def test_numbers_without_an_end_are_drawn_and_written() -> None:
-    base = study(("Solo",), leakage=None, epsilon=float("inf"))
+    base = study(("Solo",), audit=None, epsilon=float("inf"))
     free = base.sites[0].model_copy(
         update={"epsilon_limit": float("inf"), "epsilon_spent": float("inf")}
     )

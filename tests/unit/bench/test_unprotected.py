@@ -29,7 +29,7 @@ def test_a_round_is_the_mechanisms_at_no_noise_and_no_clip(tiny, cohort, trainin
     private = train(
         study, mechanism=free, cohort=cohort, model=model, randomness=SeededRandomness(5)
     )
-    plain = unprotected._round(
+    plain = unprotected.local_round(
         study, mechanism=free, cohort=cohort, model=model, randomness=SeededRandomness(5)
     )
     # Each sampling draw comes before any noise, so that the same patients are in both.
