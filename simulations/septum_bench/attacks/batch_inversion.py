@@ -57,12 +57,15 @@ class BatchView(View):
 
     def __post_init__(self) -> None:
         View.__post_init__(self)
+        self._require_fit("an observed vector", "gradient")
+
+    def _require_fit(self, what: str, given: str) -> None:
         expected = sum(parameter.numel() for parameter in trained(self.network))
         if self.observed.shape != (expected,) or not len(self.labels):
             raise ConfigError(
-                f"an observed vector of shape {self.observed.shape} with {len(self.labels)} "
+                f"{what} of shape {self.observed.shape} with {len(self.labels)} "
                 f"labels must be ({expected},) with at least one.",
-                remedy="Give the gradient of this network and one label per image.",
+                remedy=f"Give the {given} of this network and one label per image.",
             )
 
 
@@ -85,15 +88,35 @@ def invert_batch(
       - The view's network is left as it was.
       - Those of :func:`~septum_bench.attacks.gradient_matching.match`.
     """
+
+    def response(weights: Weights, images: torch.Tensor, labels: torch.Tensor) -> Layers:
+        return mean_gradient(view.network, weights, images, labels, loss=view.loss)
+
+    return matched(view, response, config=config, device=device, progress=progress)
+
+
+def matched(
+    view: BatchView,
+    response: Callable[[Weights, torch.Tensor, torch.Tensor], Layers],
+    *,
+    config: MatchingConfig,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> Matched:
+    """Return images whose ``response`` is what the view observed.
+
+    Args:
+      view: All that the attacker holds.
+      response: From weights, images and labels to what would have been observed, by layer.
+      config: The budget.
+      device: Where to compute.
+      progress: Called with evaluations done and in all.
+    """
     place = torch.device(device)
     labels = torch.from_numpy(np.ascontiguousarray(view.labels, np.float32)).to(place)
     weights = weights_of(view.network, place)
-
-    def response(images: torch.Tensor) -> Layers:
-        return mean_gradient(view.network, weights, images, labels, loss=view.loss)
-
     return match(
-        response,
+        lambda images: response(weights, images, labels),
         split(view.observed, weights),
         count=len(labels),
         prior=prior_of(view.public_images, view.side, seed=config.seed, device=place),

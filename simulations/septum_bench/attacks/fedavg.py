@@ -9,23 +9,15 @@ of a batch ignores order, only the grouping is guessed.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from septum import tasks
 from septum.errors import ConfigError
-from septum.models import trained
-from septum_bench.attacks.batch_inversion import Loss, Weights, prior_of, split, weights_of
-from septum_bench.attacks.gradient_matching import (
-    Layers,
-    Matched,
-    MatchingConfig,
-    Progress,
-    match,
-)
-from septum_bench.threat import Floats, Grant, View, granted
+from septum_bench.attacks.batch_inversion import BatchView, Loss, Weights, matched
+from septum_bench.attacks.gradient_matching import Layers, Matched, MatchingConfig, Progress
+from septum_bench.threat import Grant, View, granted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,40 +44,25 @@ class LocalTraining:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class UpdateView(View):
+class UpdateView(BatchView):
     """Everything that an inversion of an update may read.
 
+    As of a :class:`BatchView`, but for:
+
     Attributes:
-      network: With the weights before the round.
-      loss: Of each image, ``(outputs, labels) -> (images,)``.
-      side: Pixels of a side of the network's input.
       observed: Weights after minus weights before, float32 (params,).
       labels: Of every image, in steps of the first epoch, float32 (images, outputs).
       training: The hospital's local settings.
-      public_images: Images of non-members, float32 (n, 1, side, side) in
-        [0, 1]; None to do without.
 
     Raises:
       ConfigError: A field is not granted, or shapes do not fit.
     """
 
-    network: nn.Module = granted(Grant.MODEL, repr=False)
-    loss: Loss = granted(Grant.MODEL, repr=False)
-    side: int = granted(Grant.MODEL)
-    observed: Floats = granted(Grant.OBSERVED, repr=False)
-    labels: Floats = granted(Grant.LABELS, repr=False)
     training: LocalTraining = granted(Grant.LOCAL_TRAINING)
-    public_images: Floats | None = granted(Grant.PUBLIC_IMAGES, default=None, repr=False)
 
     def __post_init__(self) -> None:
         View.__post_init__(self)
-        expected = sum(parameter.numel() for parameter in trained(self.network))
-        if self.observed.shape != (expected,) or not len(self.labels):
-            raise ConfigError(
-                f"an update of shape {self.observed.shape} with {len(self.labels)} labels "
-                f"must be ({expected},) with at least one.",
-                remedy="Give the update of this network and one label per image.",
-            )
+        self._require_fit("an update", "update")
 
 
 def invert_update(
@@ -107,23 +84,13 @@ def invert_update(
       - With one step it is exactly the inversion of that step's gradient.
       - Those of :func:`~septum_bench.attacks.gradient_matching.match`.
     """
-    place = torch.device(device)
-    labels = torch.from_numpy(np.ascontiguousarray(view.labels, np.float32)).to(place)
-    weights = weights_of(view.network, place)
 
-    def response(images: torch.Tensor) -> Layers:
+    def response(weights: Weights, images: torch.Tensor, labels: torch.Tensor) -> Layers:
         return local_update(
             view.network, weights, images, labels, loss=view.loss, training=view.training
         )
 
-    return match(
-        response,
-        split(view.observed, weights),
-        count=len(labels),
-        prior=prior_of(view.public_images, view.side, seed=config.seed, device=place),
-        config=config,
-        progress=progress,
-    )
+    return matched(view, response, config=config, device=device, progress=progress)
 
 
 def local_update(
