@@ -64,6 +64,10 @@ class Task(ABC):
         """Return the head's initial bias, shape ``(outputs,)``, from public numbers; or none."""
         return None
 
+    def __repr__(self) -> str:
+        """Return class and constants: equal tasks print alike, others do not."""
+        return f"{type(self).__name__}({vars(self)})"
+
 
 class Multilabel(Task):
     """Each label present or absent: binary cross-entropy.

@@ -127,7 +127,18 @@ def loss_of(study: Study) -> Loss:
     loss, given_up = task_of(study).loss, study.training.label_smoothing
     if not given_up:
         return loss
-    return lambda outputs, targets: loss(outputs, targets * (1 - 2 * given_up) + given_up)
+    return _Smoothed(loss, given_up)
+
+
+@dataclass(frozen=True)
+class _Smoothed:
+    """Equal settings print alike, so that what was asked of a loss once is not asked each round."""
+
+    loss: Loss
+    given_up: float
+
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.loss(outputs, targets * (1 - 2 * self.given_up) + self.given_up)
 
 
 def draw(

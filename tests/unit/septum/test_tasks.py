@@ -180,3 +180,10 @@ def test_regression_starts_in_the_middle_of_its_range(tiny):
 def test_data_of_a_task_is_multilabel_and_two_dimensional_unless_told(tiny):
     data = Data(labels=("sick",))
     assert (data.task, data.depth) == ("multilabel", 1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_prints_its_constants_and_no_address(name):
+    assert "0x" not in repr(TASKS[name])
+    assert len({repr(task) for task in TASKS.values()}) == len(TASKS)
+    assert repr(Multilabel(2)) == repr(Multilabel(2)) != repr(Multilabel(2, prevalence=0.1))

@@ -11,9 +11,11 @@ from torch import nn
 from septum.models import build
 from septum.privacy import Mechanism
 from septum_client.augment import Radiograph
-from septum_client.clipping import PatientGradSampleModule, Patients
+from septum_client.clipping import PatientGradSampleModule, Patients, places
+from septum_client.clipping.exactness import made_up
 from septum_client.dpsgd import PatientTrainer
 from septum_client.randomness import SystemRandomness
+from septum_client.train import loss_of
 
 CLIP = 0.5
 
@@ -158,3 +160,15 @@ def test_where_places_show_each_patient_has_a_batch_of_its_own_and_the_log_says_
     assert np.allclose(both, apart, atol=1e-6)
     swapped = clipped_sum(network(), pixels, targets, drawn[3:][::-1])
     assert np.allclose(both, swapped, atol=1e-6)
+
+
+def test_a_study_is_asked_once_and_not_at_every_round(monkeypatch, tiny):
+    asked, found = [], dict(places._FOUND)
+    monkeypatch.setattr(places, "_FOUND", found)
+    monkeypatch.setattr(places, "made_up", lambda tried: asked.append(1) or made_up(tried))
+    study = tiny.study(training={"label_smoothing": 0.07})
+    for _ in range(3):
+        made = trainer(build("small_cnn", channels=1, outputs=1, seed=0))
+        made._loss = loss_of(study)
+        made._prepare(np.zeros((1, 1, 16, 16), np.float16), np.zeros((1, 1), np.float32), None)
+    assert len(asked) == 1
