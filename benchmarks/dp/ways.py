@@ -87,6 +87,16 @@ class Quiet(PatientOptimizer):
             parameter.grad = parameter.summed_grad
 
 
+class Ordinary(PatientOptimizer):
+    """Adds noise as Opacus does, from torch's own generator: the same noise beside the same noise."""
+
+    def add_noise(self) -> None:
+        """Add it."""
+        for parameter in self.params:
+            noise = torch.normal(0.0, SIGMA * CLIP, parameter.shape)
+            parameter.grad = parameter.summed_grad.add_(noise)
+
+
 def ours(images: int, kind: type[PatientOptimizer]) -> Callable[[nn.Module, int], Step]:
     def make(model: nn.Module, batch: int) -> Step:
         mechanism = Mechanism(
@@ -145,6 +155,7 @@ def peer(model: nn.Module, batch: int) -> Step:
 WAYS: dict[str, Callable[[nn.Module, int], Step]] = {
     "plain torch": plain,
     "Septum": ours(1, PatientOptimizer),
+    "Septum, noise from torch's generator": ours(1, Ordinary),
     "Septum, noise left out": ours(1, Quiet),
     "Septum, 4 images a patient": ours(4, PatientOptimizer),
     "Opacus hooks": hooks,
