@@ -88,7 +88,7 @@ class Quiet(PatientOptimizer):
 
 
 class Ordinary(PatientOptimizer):
-    """Adds noise as Opacus does, from torch's own generator: the same noise beside the same noise."""
+    """Adds noise as Opacus does, from torch's own generator: like beside like."""
 
     def add_noise(self) -> None:
         """Add it."""

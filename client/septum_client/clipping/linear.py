@@ -41,8 +41,11 @@ class LinearOuter(Outer):
         if alive is not None:
             source = source.masked_fill(~alive.view(-1, 1, 1), 0)
             gradient = gradient.masked_fill(~alive.view(-1, 1, 1), 0)
-        scaled = gradient * factors.view(-1, 1, 1)
-        return scaled.flatten(0, 1).T @ source.flatten(0, 1)
+        if self.shape.inputs < self.shape.outputs:  # the smaller side is the cheaper to scale
+            source = source * factors.view(-1, 1, 1)
+        else:
+            gradient = gradient * factors.view(-1, 1, 1)
+        return gradient.flatten(0, 1).T @ source.flatten(0, 1)
 
     def shaped(self, total: torch.Tensor) -> torch.Tensor:
         """Return the weight's shape."""
