@@ -127,11 +127,15 @@ InstanceNorm stays where it keeps no running statistics: it looks at one image.
 The registry builds its own networks with GroupNorm instead, because
 InstanceNorm has no value for a single pixel.
 
-Left out: **weight standardisation** (used by De et al. 2022, arXiv:2204.13650).
-The clip bounds the gradient of the *parameter*. A standardised weight is a
-function of the parameter, so a layer's rule gives the gradient of the wrong
-thing, and its norm is not the norm that must be clipped. Until a rule for the
-parameter itself is there and tested to be exact, no network here has it.
+**Weight standardisation** (`model.weight_standardisation`, off by default; Qiao
+et al. 2019, arXiv:1903.10520; De et al. 2022, arXiv:2204.13650) gives each
+filter of a convolution mean 0 and norm 1 before it is used. Every network but
+`oriented_linear` and `vit` takes it; both are refused, because no GroupNorm
+follows a convolution there. Left as they are: the last layer, EfficientNet's
+gates, and filters of fewer than three weights. The parameter stays the raw
+weight, which is what is [clipped](clipping.md), noised, sent and exported: a
+file of weights does not say with which setting they were trained, the study
+does. What it does to accuracy is measured in [utility.md](utility.md).
 
 ## MONAI's networks, tried
 

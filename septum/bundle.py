@@ -225,6 +225,7 @@ def _inference(study: "Study") -> dict[str, object]:
             "seed": study.model.seed,
             "dims": len(side),
             "size": side,
+            "weight_standardisation": study.model.weight_standardisation,
         }
     }
     if data.task == "segmentation":

@@ -109,6 +109,9 @@ class Model(Part):
       train: ``all`` weights, or the ``head`` alone on a frozen backbone.
       lora_rank: Rank of low-rank updates of the backbone's linear layers, whose
         own weights stay frozen (Hu et al. 2022, arXiv:2106.09685); 0 for none.
+      weight_standardisation: Give each filter of a convolution that a
+        normalisation follows mean 0 and norm 1 (Qiao et al. 2019,
+        arXiv:1903.10520). What is clipped and sent stays the raw weight.
     """
 
     name: str = "small_cnn"
@@ -116,11 +119,17 @@ class Model(Part):
     weights: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     train: Literal["all", "head"] = "all"
     lora_rank: int = Field(0, ge=0, le=64)
+    weight_standardisation: bool = False
 
     @model_validator(mode="after")
     def _frozen_backbone(self) -> Self:
         if self.lora_rank and self.train == "all":
             raise ValueError("lora_rank above 0 needs train 'head': the backbone stays frozen")
+        if self.weight_standardisation and self.train == "head":
+            raise ValueError(
+                "weight_standardisation needs train 'all': it changes how convolutions train, "
+                "and those of a frozen backbone do not"
+            )
         return self
 
 

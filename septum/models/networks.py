@@ -55,6 +55,9 @@ class Network:
       multiple: Every side of an image is a multiple of this.
       least: Least side of an image.
       linear: Whether its backbone has linear layers, which LoRA needs.
+      normalised: Whether normalisations follow its convolutions, which weight
+        standardisation needs.
+      gates: Last names of convolutions that, like the head, no normalisation follows.
       source: Where it comes from.
     """
 
@@ -65,6 +68,8 @@ class Network:
     multiple: int = 1
     least: int = 1
     linear: bool = False
+    normalised: bool = True
+    gates: tuple[str, ...] = ()
     source: str
 
 
@@ -191,19 +196,30 @@ MODELS: Final[Mapping[str, Network]] = MappingProxyType(
     {
         "small_cnn": Network(make=_small_cnn, head="head", source="Septum"),
         "oriented_linear": Network(
-            make=_oriented_linear, head="head", dims=(2,), least=SIDE, source="Septum"
+            make=_oriented_linear,
+            head="head",
+            dims=(2,),
+            least=SIDE,
+            normalised=False,
+            source="Septum",
         ),
         "resnet18": Network(make=_resnet18, head="fc", source="MONAI ResNet"),
         "densenet121": Network(
             make=_densenet121, head="class_layers.out", least=32, source="MONAI DenseNet121"
         ),
         "efficientnet_b0": Network(
-            make=_efficientnet_b0, head="_fc", dims=(2,), source="MONAI EfficientNet"
+            make=_efficientnet_b0,
+            head="_fc",
+            dims=(2,),
+            gates=("_se_reduce", "_se_expand"),
+            source="MONAI EfficientNet",
         ),
         "seresnet50": Network(
             make=_seresnet50, head="last_linear", dims=(2,), linear=True, source="MONAI SEResNet50"
         ),
-        "vit": Network(make=_vit, head="head", multiple=8, linear=True, source="Septum"),
+        "vit": Network(
+            make=_vit, head="head", multiple=8, linear=True, normalised=False, source="Septum"
+        ),
         "unet": Network(
             make=_unet, head="model.2.conv.conv", tasks=_MASKS, multiple=8, source="MONAI UNet"
         ),

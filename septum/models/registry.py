@@ -11,6 +11,7 @@ from septum.errors import ConfigError
 from septum.models.conversion import check_private, convert
 from septum.models.frozen import freeze, set_bias
 from septum.models.networks import MODELS, Shape
+from septum.models.standardised import standardise_all
 from septum.tasks import task_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,18 @@ def unfit(model: "Model", data: "Data") -> str:
                 f"data.{key} is {side}; {name} needs at least {network.least} "
                 f"and a multiple of {network.multiple}"
             )
-    if model.lora_rank and not network.linear:
-        return f"model.lora_rank needs linear layers, which {name} has none of"
+    needs = (
+        ("lora_rank", model.lora_rank, "linear layers", network.linear),
+        (
+            "weight_standardisation",
+            model.weight_standardisation,
+            "convolutions that a normalisation follows",
+            network.normalised,
+        ),
+    )
+    for key, asked, what, has in needs:
+        if asked and not has:
+            return f"model.{key} needs {what}, which {name} has none of"
     return ""
 
 
@@ -57,6 +68,7 @@ def build(
     dims: int = 2,
     size: tuple[int, ...] = (),
     weights: Weights | None = None,
+    weight_standardisation: bool = False,
 ) -> nn.Module:
     """Return a registered network, initialised from ``seed``, and ``weights`` if given.
 
@@ -71,6 +83,8 @@ def build(
       weights: Public weights in place of the seeded ones, under the network's
         names or under MONAI's before conversion; the head may be missing or of
         another shape, and is then the seed's.
+      weight_standardisation: Let each convolution that a normalisation follows
+        standardise its weight (:mod:`septum.models.standardised`).
 
     Guarantees:
       - Equal arguments give equal weights, and torch's global generator is
@@ -79,7 +93,8 @@ def build(
         buffer but public constants.
 
     Raises:
-      ConfigError: The name is not registered, or the weights do not fit.
+      ConfigError: The name is not registered, the weights do not fit, or
+        nothing can be standardised.
     """
     if name not in MODELS:
         raise ConfigError(
@@ -93,6 +108,11 @@ def build(
             f"model.name {name!r} cannot be built for {dims} dimensions and sides {shape.size}.",
             remedy=f"It takes {' or '.join(str(count) for count in network.dims)} dimensions.",
         )
+    if weight_standardisation and not network.normalised:
+        raise ConfigError(
+            f"model.name {name!r} has no convolution that a normalisation follows.",
+            remedy="Leave model.weight_standardisation false.",
+        )
     with _SEEDING, torch.random.fork_rng(devices=[]):
         # torch.manual_seed would note a stack trace for every absent accelerator at each call.
         torch.default_generator.manual_seed(seed)
@@ -104,6 +124,8 @@ def build(
             f"the weights are not those of {name!r}: {_difference(model, weights)}.",
             remedy="Name weights that were exported from this network.",
         )
+    if weight_standardisation:
+        standardise_all(model, but=(network.head, *network.gates))
     check_private(model)
     return model
 
@@ -141,6 +163,7 @@ def network_of(study: "Study", *, weights: Weights | None = None) -> nn.Module:
         dims=dims,
         size=size,
         weights=weights,
+        weight_standardisation=study.model.weight_standardisation,
     )
     head = MODELS[name].head
     bias = task.bias()

@@ -214,12 +214,23 @@ class Convolution(Rule):
             output_padding=tuple(module.output_padding),
         )
 
+    def filters(self, module: Any) -> tuple[torch.Tensor, ...]:
+        """Return what the input is convolved with, and what :meth:`outer` needs beside it."""
+        return (module.weight,)
+
+    def outer(
+        self, module: Any, geometry: Geometry, filters: Saved, **sides: torch.Tensor
+    ) -> ConvolutionOuter:
+        """Return one use of the weight, given ``source`` and ``gradient``."""
+        del filters
+        return ConvolutionOuter(module.weight, geometry, **sides)
+
     def forward(self, module: Any, source: torch.Tensor) -> tuple[torch.Tensor, Saved]:
         """Convolve."""
-        geometry = self._geometry(module)
+        geometry, filters = self._geometry(module), self.filters(module)
         made = torch.ops.aten.convolution(
             source,
-            module.weight,
+            filters[0],
             module.bias,
             geometry.stride,
             geometry.padding,
@@ -228,7 +239,7 @@ class Convolution(Rule):
             geometry.output_padding,
             geometry.groups,
         )
-        return made, (geometry,)
+        return made, (geometry, filters)
 
     def backward(
         self,
@@ -241,14 +252,14 @@ class Convolution(Rule):
         book: Book,
     ) -> torch.Tensor | None:
         """Enter weight and bias."""
-        (geometry,) = saved
+        geometry, filters = saved
         gradient = gradient.contiguous()
         if trains(module.weight):
-            outer = ConvolutionOuter(module.weight, geometry, source=source, gradient=gradient)
+            outer = self.outer(module, geometry, filters, source=source, gradient=gradient)
             enter(book, module.weight, outer)
         if trains(module.bias):
             enter_bias(book, module.bias, gradient.flatten(2).sum(2))
         if not wanted:
             return None
-        made: torch.Tensor = geometry.backward(gradient, source, module.weight, to_source=True)
+        made: torch.Tensor = geometry.backward(gradient, source, filters[0], to_source=True)
         return made

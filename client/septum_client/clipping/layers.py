@@ -6,10 +6,12 @@ from typing import Final
 
 from torch import nn
 
+from septum.models.standardised import STANDARDISED
 from septum_client.clipping.convolution import Convolution
 from septum_client.clipping.linear import Embedding, Linear, PReLU
 from septum_client.clipping.norms import ChannelNorm, LayerNorm
 from septum_client.clipping.rules import Rule
+from septum_client.clipping.standardised import StandardisedConvolution
 
 RULES: Final[Mapping[type[nn.Module], Rule]] = MappingProxyType(
     {
@@ -28,5 +30,6 @@ RULES: Final[Mapping[type[nn.Module], Rule]] = MappingProxyType(
         nn.Embedding: Embedding(),
         nn.PReLU: PReLU(),
     }
+    | {kind: StandardisedConvolution() for kind in STANDARDISED.values()}
 )
 """The exact classes: a subclass may compute something else, so it is not covered."""

@@ -47,6 +47,11 @@ def free_bytes(device: torch.device, *, root: Path = Path("/")) -> int:
 
 def row_bytes(model: nn.Module, shape: Sequence[int], *, device: torch.device) -> int:
     """Return the bytes that forward keeps for backward, for one more image of ``shape``."""
+    one, two = (_kept_bytes(model, (count, *shape), device=device) for count in (1, 2))
+    return max(1, two - one)  # standardised weights are kept once, whatever the images
+
+
+def _kept_bytes(model: nn.Module, size: Sequence[int], *, device: torch.device) -> int:
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -56,10 +61,10 @@ def row_bytes(model: nn.Module, shape: Sequence[int], *, device: torch.device) -
 
     alive = []
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        alive.append(model(torch.zeros((_FEWEST, *shape), device=device)))
+        alive.append(model(torch.zeros(tuple(size), device=device)))
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return max(1, sum(kept.values()) // _FEWEST)
+    return sum(kept.values())
 
 
 def physical_batch(

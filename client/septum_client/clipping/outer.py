@@ -11,6 +11,7 @@ the output. The cheapest of three ways to each patient's norm is taken:
 - *drop*: make every patient's gradient, forget it, then as with *gram*.
 """
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -61,11 +62,14 @@ class Outer(ABC):
       shape: Its sizes.
       rows: Rows of the batch.
       like: A tensor of the gradient's dtype and device.
+      gram: Whether inner products of positions give the norm: not where the
+        parameter is more than what multiplies.
     """
 
     shape: Shape
     rows: int
     like: torch.Tensor
+    gram: bool = True
 
     @abstractmethod
     def left(self, rows: slice) -> torch.Tensor:
@@ -93,6 +97,19 @@ class Outer(ABC):
         """Return ``(rows, weights)`` in the weight's order if one kernel makes it faster."""
         return None
 
+    def pulled(self, gradients: torch.Tensor, *, direct: bool = False) -> torch.Tensor:
+        """Return gradients of the parameter for those of what multiplied, changed in place.
+
+        Args:
+          gradients: ``(n, weights)``, as ``right @ left`` has them.
+          direct: They are in the weight's order instead, as of :meth:`direct`.
+
+        Guarantees:
+          - Linear, of operator norm at most 1, and the same to the bit for each row.
+        """
+        del direct
+        return gradients
+
     def chunks(self, *, outputs: bool = False) -> list[slice]:
         """Return the rows that are worked on at once: a constant of the shape."""
         each = 8 * self.shape.groups * self.shape.positions * self.shape.inputs
@@ -101,7 +118,7 @@ class Outer(ABC):
         return [slice(at, min(at + size, self.rows)) for at in range(0, self.rows, size)]
 
 
-def way(shape: Shape, *, most: int, bytes_kept: float, room: float) -> Way:
+def way(shape: Shape, *, most: int, bytes_kept: float, room: float, gram: bool = True) -> Way:
     """Return the cheapest way by multiply-adds of one row, given the room that is left.
 
     Args:
@@ -109,26 +126,27 @@ def way(shape: Shape, *, most: int, bytes_kept: float, room: float) -> Way:
       most: Most rows of one patient.
       bytes_kept: Bytes that keeping would take.
       room: Bytes that are free for it.
+      gram: Whether that way is open.
     """
     plain = shape.groups * shape.positions * shape.inputs * shape.outputs
     inner = shape.groups * most * shape.positions**2 * (shape.inputs + shape.outputs)
-    gram = _GRAM * inner + plain
+    grams = _GRAM * inner + plain if gram else math.inf
     keep = plain + _PASS * shape.weights
     drop = 2 * plain + _PASS * shape.weights
-    if bytes_kept <= room and keep <= gram:
+    if bytes_kept <= room and keep <= grams:
         return "keep"
-    return "gram" if gram <= drop else "drop"
+    return "gram" if grams <= drop else "drop"
 
 
 def enter(book: Book, weight: nn.Parameter, outer: Outer) -> None:
     """Enter one use of ``weight`` into the book, in the cheapest way."""
     patients = book.patients.spread(outer.rows)
     size = outer.rows * outer.shape.weights * outer.like.element_size()
-    chosen = way(outer.shape, most=patients.most, bytes_kept=size, room=book.room)
+    chosen = way(outer.shape, most=patients.most, bytes_kept=size, room=book.room, gram=outer.gram)
     if chosen == "keep" or not book.may_postpone(weight):
         book.keep(weight, *_gradients(outer, patients))
         return
-    norms = _by_gram if chosen == "gram" else _by_drop
+    norms = _by_gram if chosen == "gram" and outer.gram else _by_drop
     parts = [
         norms(outer, rows, single=patients.single)
         for rows in _batches(outer, patients, outputs=chosen == "drop")
@@ -165,18 +183,20 @@ def _gradients(
     shape = outer.shape
     direct = outer.direct()
     if direct is not None:
-        return patients.total(direct), None
+        return patients.total(outer.pulled(direct, direct=True)), None
     if patients.single:
         size = (outer.rows * shape.groups, shape.outputs, shape.inputs)
         made = outer.like.new_empty(size)
         for rows in outer.chunks():
             place = made[rows.start * shape.groups : rows.stop * shape.groups]
             torch.bmm(outer.right(rows), outer.left(rows), out=place)
+            outer.pulled(place.view(rows.stop - rows.start, -1))
         return made.view(outer.rows, -1)[: patients.count], outer.shaped
     made = outer.like.new_zeros((patients.count + 1, shape.weights))
     for rows in outer.chunks():
         part = torch.bmm(outer.right(rows), outer.left(rows))
-        made.index_add_(0, patients.of_row[rows], part.view(rows.stop - rows.start, -1))
+        part = outer.pulled(part.view(rows.stop - rows.start, -1))
+        made.index_add_(0, patients.of_row[rows], part)
     return made[: patients.count], outer.shaped
 
 
@@ -212,6 +232,7 @@ def _by_drop(outer: Outer, rows: slice, *, single: bool) -> tuple[torch.Tensor, 
     left, right = outer.left(rows), outer.right(rows)
     here = rows.stop - rows.start if single else 1
     made = torch.bmm(right, left).view(here, -1, outer.shape.weights).sum(1)
+    made = outer.pulled(made)
     return squares(made), squares(left.reshape(here, -1)), squares(right.reshape(here, -1))
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from septum.errors import ConfigError, DataError
+from septum.models import network_of, to_vector
 from septum.tasks import Classification, Multilabel
 from septum_bench.attacks.batch_inversion import BatchView, invert_batch, mean_gradient, weights_of
 from septum_bench.attacks.fedavg import LocalTraining, UpdateView, invert_update, local_update
@@ -18,6 +19,7 @@ from septum_bench.attacks.first_layer import bin_contents, layer_input
 from septum_bench.attacks.gradient_matching import MatchingConfig, _registered
 from septum_bench.attacks.image_prior import ImagePrior
 from septum_bench.attacks.imprint import ImprintView, craft, recover
+from septum_bench.attacks.inversion import gradients
 from septum_bench.attacks.labels import HeadView, as_labels, count_labels
 from septum_bench.attacks.matching import assigned
 from septum_bench.attacks.smooth_relu import SmoothRelu
@@ -334,3 +336,22 @@ def test_an_imprint_returns_images_exactly_and_most_agreed_first():
 def test_an_imprint_that_sorts_nothing_is_refused():
     with pytest.raises(ConfigError, match="sort nothing"):
         craft(film(4), outputs=3, bins=1, measurements=1, seed=0)
+
+
+def test_the_attacks_differentiate_a_network_whose_weights_are_standardised(tiny):
+    """Twice: by the raw weight that a study's vector holds, and then by the images."""
+    study = tiny.study(model={"name": "small_cnn", "weight_standardisation": True})
+    network = network_of(study)
+    images = torch.from_numpy(film(2)).requires_grad_()
+    labels = torch.ones(2, len(study.data.labels))
+    loss = Multilabel(len(study.data.labels)).loss
+    each = gradients(network, images, labels, loss=loss)
+    weights = weights_of(network, CPU)
+    layers = mean_gradient(network, weights, images, labels, loss=loss)
+    flat = torch.cat([layer.flatten() for layer in layers])
+    assert torch.allclose(each.mean(0), flat, atol=1e-6)
+    assert flat.shape == to_vector(network).shape
+    for made in (each, flat):
+        (again,) = torch.autograd.grad(made.square().sum(), images, retain_graph=True)
+        assert again.isfinite().all()
+        assert again.abs().max() > 0

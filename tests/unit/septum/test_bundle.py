@@ -119,6 +119,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
         ({"name": "unet"}, {"task": "segmentation"}),
         ({"name": "vit", "train": "head", "lora_rank": 2}, {}),
         ({"name": "swin_unetr", "train": "head"}, {"task": "segmentation"}),
+        ({"name": "small_cnn", "weight_standardisation": True}, {}),
     ],
 )
 def test_an_exported_model_comes_in_again_and_computes_the_same(tiny, tmp_path, model, data):
@@ -130,7 +131,8 @@ def test_an_exported_model_comes_in_again_and_computes_the_same(tiny, tmp_path, 
     bundle.load_vector(network, vector)
     weights = bundle.read_weights(tmp_path / "out")
     assert bundle.keep(tmp_path / "kept", weights) == digest
-    next_study = study_of(tiny, {"name": model["name"], "weights": digest}, **data)
+    kept = {key: model[key] for key in ("name", "weight_standardisation") if key in model}
+    next_study = study_of(tiny, kept | {"weights": digest}, **data)
     start = network_of(next_study, weights=bundle.weights_of(next_study, tmp_path / "kept"))
     images = torch.rand((1, 1, 32, 32), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(start(images), network(images), atol=1e-4)
@@ -149,13 +151,19 @@ def test_monai_and_torch_read_what_is_exported(tiny, tmp_path):
     assert fields["septum"]["study"] == study.digest
 
 
-def test_the_exported_configuration_makes_the_network_in_monai_s_own_parser(tiny, tmp_path):
-    study = study_of(tiny, {"name": "segresnet"}, task="segmentation")
+@pytest.mark.parametrize("standardised", [False, True])
+def test_the_exported_configuration_makes_the_network_in_monai_s_own_parser(
+    tiny, tmp_path, standardised
+):
+    model = {"name": "segresnet", "weight_standardisation": standardised}
+    study = study_of(tiny, model, task="segmentation")
     bundle.export(study, to_vector(network_of(study)), tmp_path / "out")
     parser = ConfigParser()
     parser.read_config(str(tmp_path / "out" / "configs" / "inference.json"))
     network = parser.get_parsed_content("network_def")
     assert to_vector(network).tobytes() == to_vector(network_of(study)).tobytes()
+    images = torch.rand((1, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(images), network_of(study)(images))
     assert parser.get_parsed_content("inferer").roi_size == [32, 32]
 
 

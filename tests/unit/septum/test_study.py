@@ -271,6 +271,9 @@ def test_a_task_that_its_labels_cannot_serve_is_refused(tiny, data, words):
         ({"train": "tail"}, "train"),
         ({"lora_rank": 65}, "lora_rank"),
         ({"lora_rank": 4}, "needs train 'head'"),
+        ({"weight_standardisation": 1}, "weight_standardisation"),
+        ({"weight_standardisation": True, "train": "head"}, "needs train 'all'"),
+        ({"weight_standardisation": True, "name": "vit"}, "a normalisation follows"),
         ({"options": {"width": 512}}, "options"),
     ],
 )

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from septum.models import build
+from septum.models.standardised import StandardisedConv2d
 from septum_client.clipping import PatientGradSampleModule, Patients, book, outer
 
 CLIP = 0.3
@@ -18,6 +19,7 @@ LAYERS = {
     "grouped": (nn.Conv2d(4, 4, 3, groups=2), (4, 5, 5)),
     "conv3d": (nn.Conv3d(1, 2, 2), (1, 4, 4, 4)),
     "transposed": (nn.ConvTranspose2d(2, 3, 3, stride=2), (2, 4, 4)),
+    "standardised": (StandardisedConv2d(4, 4, 3, groups=2), (4, 5, 5)),
     "linear": (nn.Linear(5, 3), (5,)),
     "positions": (nn.Linear(5, 3), (7, 5)),
     "norm": (nn.GroupNorm(2, 4), (4, 3, 3)),

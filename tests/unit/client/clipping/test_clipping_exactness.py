@@ -11,6 +11,11 @@ from torch import nn
 
 from septum.errors import Code, Refusal
 from septum.models import MODELS, build
+from septum.models.standardised import (
+    StandardisedConv1d,
+    StandardisedConv2d,
+    StandardisedConv3d,
+)
 from septum_client.clipping import (
     PatientGradSampleModule,
     Patients,
@@ -50,6 +55,23 @@ CONVOLUTIONS = {
     ),
     "transposed 2d, dilated": (nn.ConvTranspose2d(4, 3, 3, dilation=2), (4, 5, 4)),
     "transposed 3d": (nn.ConvTranspose3d(2, 3, 2, stride=2), (2, 3, 3, 2)),
+    "standardised 1d": (StandardisedConv1d(3, 4, 3, padding=1), (3, 9)),
+    "standardised 2d": (StandardisedConv2d(3, 4, 3, stride=(2, 3), padding=(1, 2)), (3, 9, 8)),
+    "standardised 2d without bias": (StandardisedConv2d(3, 4, 3, bias=False), (3, 7, 6)),
+    "standardised 2d of one pixel": (StandardisedConv2d(8, 4, 1), (8, 5, 6)),
+    "standardised 2d grouped": (StandardisedConv2d(4, 6, 3, groups=2, dilation=2), (4, 8, 8)),
+    "standardised 2d depthwise": (StandardisedConv2d(4, 8, 3, groups=4), (4, 6, 6)),
+    "standardised 2d reflected": (
+        StandardisedConv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        (3, 6, 6),
+    ),
+    "standardised 2d of many positions": (StandardisedConv2d(8, 16, 3, padding=1), (8, 12, 12)),
+    "standardised 2d of many positions, grouped": (
+        StandardisedConv2d(16, 16, 3, groups=2, stride=2),
+        (16, 20, 20),
+    ),
+    "standardised 3d": (StandardisedConv3d(2, 3, 3, padding=1), (2, 5, 4, 6)),
+    "standardised 3d, grouped": (StandardisedConv3d(2, 4, (1, 3, 2), groups=2), (2, 5, 5, 6)),
 }
 
 
@@ -87,6 +109,18 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.other(torch.tanh(self.one(x)))
+
+
+class Standard(nn.Module):
+    """A standardised convolution used at two sizes, between normalisations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = StandardisedConv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4)
+
+    def forward(self, x):
+        x = torch.tanh(self.norm(self.layer(x)))
+        return self.norm(self.layer(x[..., ::2]))
 
 
 class Lent(nn.Module):
@@ -145,6 +179,7 @@ LAYERS = CONVOLUTIONS | {
     "slope of each channel": (nn.PReLU(4), (4, 3, 3)),
     "used twice": (Twice(), (2, 5, 5)),
     "shared": (Tied(), (6,)),
+    "standardised, used twice": (Standard(), (4, 6, 6)),
     "held": (Lent(), (5, 6)),
     "windows": (Windows(), (8, 4)),
     "left to Opacus": (nn.Sequential(nn.Linear(6, 6), Scale(6), nn.Linear(6, 2)), (6,)),
@@ -200,6 +235,16 @@ def test_each_networks_sum_is_the_one_of_plain_autograd_patient_by_patient(name,
     model = build(name, channels=1, outputs=2, seed=0, dims=len(size), size=size)
     for most in (1, 2):
         verify(model, (1, *size), most=most)
+
+
+STANDARDISED = ["small_cnn", "resnet18", "unet", "segresnet", "dynunet"]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("name", STANDARDISED)
+def test_each_networks_sum_is_exact_with_standardised_weights(name, most):
+    model = build(name, channels=1, outputs=2, seed=0, size=(32, 32), weight_standardisation=True)
+    verify(model, (1, 32, 32), most=most)
 
 
 @settings(max_examples=60, deadline=None)

@@ -74,6 +74,15 @@ def test_this_machine_has_free_memory():
     assert free_bytes(CPU) > 1 << 20
 
 
+def test_weights_that_are_standardised_are_not_counted_for_each_image():
+    plain, standardised = (
+        build("resnet18", channels=1, outputs=1, seed=0, weight_standardisation=switch)
+        for switch in (False, True)
+    )
+    size = row_bytes(plain, (1, 32, 32), device=CPU)
+    assert row_bytes(standardised, (1, 32, 32), device=CPU) == size
+
+
 def test_a_larger_image_keeps_more_bytes():
     model = build("small_cnn", channels=1, outputs=1, seed=0)
     small, large = (row_bytes(model, (1, side, side), device=CPU) for side in (32, 64))

@@ -78,17 +78,24 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("name", "side", "views"),
-    [("small_cnn", 28, 1), ("small_cnn", 28, 2), ("oriented_linear", 28, 2), ("unet", 32, 1)],
+    ("name", "side", "views", "more"),
+    [
+        ("small_cnn", 28, 1, {}),
+        ("small_cnn", 28, 2, {}),
+        ("small_cnn", 28, 1, {"weight_standardisation": True}),
+        ("oriented_linear", 28, 2, {}),
+        ("unet", 32, 1, {}),
+    ],
 )
-def test_patients_share_a_batch_in_the_usual_networks(name, side, views, threads):
+def test_patients_share_a_batch_in_the_usual_networks(name, side, views, more, threads):
     augment = Radiograph(geometry=True, tone=True, mirror=True) if views > 1 else None
     size = (side, side)
     shape = size if name == "unet" else (2,)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        made = trainer(build(name, channels=1, outputs=2, seed=0, size=size), views=views)
+        network = build(name, channels=1, outputs=2, seed=0, size=size, **more)
+        made = trainer(network, views=views)
         images = np.zeros((1, 1, *size), np.float16)
         targets = np.zeros((1, *shape), np.uint8 if name == "unet" else np.float32)
         made._loss = lambda outputs, _: outputs.square().flatten(1).sum(1)
