@@ -90,10 +90,10 @@ def suites(images: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def hospitals(
+def pictures(
     npz: Path, seed: int, kinds: dict
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], dict, list]:
-    """Return features of each hospital's views and labels; and of the validation suites."""
+    """Return each hospital's views ``(images, 4, 28, 28)`` and labels; and validation suites."""
     splits = read_npz(npz)
     learn, held = splits["train"], splits["val"]
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
@@ -101,15 +101,20 @@ def hospitals(
     parts = spread(learn.labels, held.labels, sites=SITES, rng=rng)
     for site, (ours, others) in enumerate(parts):
         images = torch.from_numpy(np.stack([film(rng, learn.images[i], site) for i in ours]))
-        views = [
-            features(changed(images, 10 * seed + k, **kinds) if kinds else images)
-            for k in range(BANK)
-        ]
+        views = [changed(images, 10 * seed + k, **kinds) if kinds else images for k in range(BANK)]
         sites.append((torch.stack(views, dim=1), torch.from_numpy(learn.labels[ours]).float()))
         films += [film(rng, held.images[i], site) for i in others]
         truth += held.labels[others].tolist()
-    scored = {k: features(v) for k, v in suites(torch.from_numpy(np.stack(films))).items()}
-    return sites, scored, truth
+    return sites, suites(torch.from_numpy(np.stack(films))), truth
+
+
+def hospitals(
+    npz: Path, seed: int, kinds: dict
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], dict, list]:
+    """Return features of each hospital's views and labels; and of the validation suites."""
+    sites, scored, truth = pictures(npz, seed, kinds)
+    banks = [(torch.stack([features(v) for v in bank.unbind(1)], dim=1), y) for bank, y in sites]
+    return banks, {name: features(images) for name, images in scored.items()}, truth
 
 
 def train(sites: list, epsilon: float | None, seed: int, setting: dict) -> torch.Tensor:
