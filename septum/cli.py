@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from septum import __version__
+from septum.egress_cli import add_egress_verbs
 from septum.errors import Interrupted, SeptumError
 from septum.model_cli import add_model_verbs
+from septum.offline_cli import add_offline_verbs
+from septum.plain_text import visible
 from septum.privacy_cli import add_privacy_verbs
 
 _SYSTEM = 8
@@ -46,6 +49,8 @@ def build_app() -> typer.Typer:
 
     add_model_verbs(app)
     add_privacy_verbs(app)
+    add_egress_verbs(app)
+    add_offline_verbs(app)
     # The hospital's verbs come first: the bench adds one to them.
     points = entry_points(group="septum.verbs")
     for point in sorted(points, key=lambda p: (p.name != "site", p.name)):
@@ -72,7 +77,8 @@ def main() -> None:
     try:
         code = build_app()(standalone_mode=False)
     except SeptumError as error:
-        _complain(error.message, error.remedy, as_json=as_json)
+        # A sentence may quote the other side's words; none of them may act on this screen.
+        _complain(visible(error.message), visible(error.remedy), as_json=as_json)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         _complain(

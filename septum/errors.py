@@ -11,6 +11,7 @@
     ├── WireError          a message that is not of the agreed form
     ├── AdmissionError     the coordinator does not accept a release
     ├── LedgerError        a chain that does not verify
+    ├── SignatureError     a signature that is not of the key that should have made it
     ├── EngineError        a run that could not start, finish or resume
     └── Interrupted        a run that somebody stopped
 
@@ -39,6 +40,14 @@ class Code(StrEnum):
     PURPOSE_NOT_ALLOWED = "SITE_232"
     RECIPIENT_NOT_ALLOWED = "SITE_233"
     STUDY_INVALID = "SITE_234"
+    STUDY_SIGNATURE = "SITE_235"
+    STUDY_EXPIRED = "SITE_236"
+    OTHER_COORDINATOR = "SITE_237"
+    KEY_REVOKED = "SITE_238"
+    OTHER_SITE_KEY = "SITE_239"
+    ORDER_SIGNATURE = "SITE_240"
+    ORDER_LATE = "SITE_241"
+    BUNDLE_NOT_ALLOWED = "SITE_242"
     NO_COHORT = "SITE_204"
     TOO_FEW_PATIENTS = "SITE_205"
     COHORT_MISMATCH = "SITE_206"
@@ -163,6 +172,12 @@ class LedgerError(SeptumError):
     """A ledger whose chain does not verify; nothing is charged on top of it."""
 
     exit_code = 6
+
+
+class SignatureError(SeptumError):
+    """A signature that is not of the key that should have made it, over these very values."""
+
+    exit_code = 9
 
 
 class EngineError(SeptumError):

@@ -2,99 +2,39 @@
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import tomlkit
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from septum.data import Data, Reference, Task
 from septum.errors import ConfigError, explain
+from septum.participants import Approval, Day, Name, Participant, Participation, PublicKey
 from septum.privacy import Clipping, Mechanism
 from septum.training import Aggregation, Part, Training
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+__all__ = [
+    "Approval",
+    "Data",
+    "Model",
+    "Name",
+    "Participant",
+    "Participation",
+    "Privacy",
+    "PurposeOfUse",
+    "Reference",
+    "Study",
+    "Task",
+    "load",
+    "parse",
+]
 
 PurposeOfUse = Literal["HRESCH", "BIORCH", "CLINTRCH", "DSRCH", "POARCH", "TRANSRCH"]
 """HL7 v3 PurposeOfUse: research at large (the parent of the rest), biomedical, clinical
 trial, disease specific, population origins or ancestry, translational."""
-
-Label = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
-
-
-Range = tuple[()] | tuple[FiniteFloat, FiniteFloat]
-"""Least and greatest; empty for none, because TOML knows no null."""
-
-
-class Reference(Part):
-    """What the study's designers expect of the data, so that a hospital can compare.
-
-    Public numbers, never fitted to a hospital's data. Empty means no expectation.
-
-    Args:
-      modalities: Values of Modality (0008,0060).
-      spacing_mm: Least and greatest median distance of pixels.
-      prevalence: Least and greatest share of positive rows of a label.
-      mean_intensity: Least and greatest mean of the normalised images, of 1.
-    """
-
-    modalities: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")], ...] = ()
-    spacing_mm: Range = ()
-    prevalence: Range = ()
-    mean_intensity: Range = ()
-
-
-Task = Literal["multilabel", "classification", "regression", "segmentation"]
-"""What is learnt: any number of findings, one of several classes, numbers, or a mask."""
-
-
-class Data(Part):
-    """What a cohort of this study holds, and what its labels mean.
-
-    Args:
-      image_size: Pixels a side, of a picture or of each slice.
-      depth: Slices of a volume; 1 for pictures.
-      task: ``multilabel``: each label is present or absent. ``classification``:
-        the labels are the classes, and each image is of one. ``regression``:
-        each label is a number. ``segmentation``: the labels are the mask's
-        classes; background is 0 and not named.
-      labels: Their names, in the order of the network's outputs.
-      ranges: For regression, the public least and greatest value of each label:
-        targets are scaled by these constants, never by a hospital's statistics.
-      positive_weight: Public weight of each label (multilabel: where present)
-        or class in the loss, against class imbalance; empty for 1 each. It is
-        the study's constant: reading it off the data would spend privacy.
-      test_fraction: Share of patients who are never trained on.
-    """
-
-    image_size: int = Field(64, ge=16, le=1024)
-    depth: int = Field(1, ge=1, le=256)
-    task: Task = "multilabel"
-    labels: tuple[Label, ...] = Field(min_length=1, max_length=64)
-    ranges: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
-    positive_weight: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
-    test_fraction: float = Field(0.25, gt=0, lt=1)
-    reference: Reference = Reference()
-
-    @model_validator(mode="after")
-    def _of_one_task(self) -> Self:
-        labels = len(self.labels)
-        if self.task == "classification" and labels < 2:
-            raise ValueError("task 'classification' needs at least two labels: its classes")
-        if len(self.ranges) != (labels if self.task == "regression" else 0):
-            raise ValueError(
-                f"ranges has {len(self.ranges)} pairs; task 'regression' needs one for each "
-                "label, any other task none"
-            )
-        if any(high <= low for low, high in self.ranges):
-            raise ValueError("ranges needs the least value before the greatest")
-        if self.positive_weight and self.task == "regression":
-            raise ValueError("task 'regression' takes no positive_weight")
-        if len(self.positive_weight) not in {0, labels}:
-            raise ValueError(
-                f"positive_weight has {len(self.positive_weight)} values for {labels} labels"
-            )
-        return self
 
 
 class Model(Part):
@@ -106,6 +46,9 @@ class Model(Part):
       seed: Public seed of the initial weights.
       weights: SHA-256 of a public weights file (:mod:`septum.bundle`) to start
         from instead; empty for the seed alone.
+      initial: SHA-256 of the vector that round 1 starts from
+        (:func:`septum.models.to_vector`), so that a hospital need not believe the
+        coordinator's; empty where nobody computed it.
       train: ``all`` weights, or the ``head`` alone on a frozen backbone.
       lora_rank: Rank of low-rank updates of the backbone's linear layers, whose
         own weights stay frozen (Hu et al. 2022, arXiv:2106.09685); 0 for none.
@@ -117,6 +60,7 @@ class Model(Part):
     name: str = "small_cnn"
     seed: int = Field(0, ge=0)
     weights: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    initial: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     train: Literal["all", "head"] = "all"
     lora_rank: int = Field(0, ge=0, le=64)
     weight_standardisation: bool = False
@@ -146,24 +90,16 @@ class Privacy(Part):
     clipping: Clipping = "flat"
 
 
-class Participant(Part):
-    """A hospital of this study.
-
-    ``patients`` is a public constant that the hospital declares once. It fixes
-    the divisor and the weight; it is not updated when a patient comes or goes.
-    """
-
-    name: Name
-    patients: int = Field(gt=0)
-
-
 class Study(Part):
     """A study, parsed and checked.
 
     ``purpose`` is for people. ``purpose_of_use`` and ``commercial`` are what each
     hospital holds against its patients' consent before every round. ``recipients``
     is who gets the model: ``participants`` (the hospitals and their coordinator),
-    ``public`` (anybody), or the name of an organisation.
+    ``public`` (anybody), or the name of an organisation. ``coordinator`` is the key
+    that signs the study and each of its orders; empty in a study that nobody
+    signs, which no hospital's own process obeys. ``expires`` is the last day of
+    training, in UTC; empty for none.
 
     Guarantees:
       - Frozen. Equal studies have equal digests; any changed value changes it.
@@ -182,6 +118,10 @@ class Study(Part):
     training: Training = Training()
     privacy: Privacy
     strategy: Aggregation = Aggregation()
+    participation: Participation = Participation()
+    coordinator: PublicKey = ""
+    expires: Day = ""
+    approvals: tuple[Approval, ...] = Field((), max_length=32)
     sites: tuple[Participant, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -197,6 +137,12 @@ class Study(Part):
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise ValueError("sites.name must be unique")
+        for kind in ("key", "node_key"):
+            keys = [key for site in self.sites if (key := getattr(site, kind))]
+            if len(set(keys)) != len(keys):
+                raise ValueError(f"sites.{kind} must be unique: two sites cannot share a key")
+        if self.coordinator and self.coordinator in {site.key for site in self.sites}:
+            raise ValueError("coordinator must have another key than every site")
         if self.strategy.minimum_sites > len(names):
             raise ValueError(
                 f"strategy.minimum_sites is {self.strategy.minimum_sites}, "
@@ -223,8 +169,23 @@ class Study(Part):
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical form, as 64 hex digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what is hashed: every key, but for later ones that hold what they mean absent.
+
+        Guarantees:
+          - A study keeps its digest when a later version of Septum adds a key.
+        """
+        fields = self.model_dump(mode="json")
+        tables = [(_LATER["study"], fields), (_LATER["model"], fields["model"])]
+        tables += [(_LATER["site"], site) for site in fields["sites"]]
+        for later, table in tables:
+            for key, absent in later.items():
+                if table[key] == absent:
+                    del table[key]
+        return fields
 
     def participant(self, name: str) -> Participant:
         """Return the hospital called ``name``; KeyError if it is not in the study."""
@@ -250,6 +211,22 @@ class Study(Part):
         return tomlkit.dumps(self.model_dump(mode="json"))
 
 
+_LATER: Final[dict[str, dict[str, Any]]] = {
+    "study": {
+        "participation": Participation().model_dump(mode="json"),
+        "coordinator": "",
+        "expires": "",
+        "approvals": [],
+    },
+    "model": {"initial": ""},
+    "site": {"key": "", "node_key": ""},
+}
+"""Keys that format 1 gained after it had been in use, and the values that say nothing."""
+
+
+_SIGNATURE: Final = re.compile(r'\Asignature = "[0-9a-f]{128}"\n')
+
+
 def parse(text: str, *, source: str = "study") -> Study:
     """Read a study from TOML.
 
@@ -272,7 +249,11 @@ def parse(text: str, *, source: str = "study") -> Study:
 
 
 def load(path: Path) -> Study:
-    """Read the study file at ``path``; see :func:`parse`."""
+    """Read the study file at ``path``; see :func:`parse`.
+
+    A coordinator's signature above it is passed over, neither checked nor
+    believed: that is :mod:`septum.signed_study`'s.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -283,4 +264,4 @@ def load(path: Path) -> Study:
         raise ConfigError(
             f"{path} is not UTF-8 text.", remedy="Save the study file as UTF-8."
         ) from None
-    return parse(text, source=path.name)
+    return parse(_SIGNATURE.sub("", text, count=1), source=path.name)

@@ -3,7 +3,9 @@
 Two kinds of message exist. An :class:`Instruction` names a study, a round and
 carries the global model; it holds no privacy parameter (design rule 2). A
 :class:`Release` is what a hospital's gate let out; a hospital that does not
-release answers with a closed code and nothing else. The tables below are the
+release answers with a closed code (:class:`Declined`) and nothing else. Each
+carries its sender's signature over its ``statement``, so that neither is
+believed for the connection it came through. The tables below are the
 allow-list: a name, type, shape or size that is not in them is not sent and
 not read.
 """
@@ -13,7 +15,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,13 +24,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from septum.errors import Code, WireError
 from septum.models import Vector
+from septum.signing import Purpose, SigningKey, Value
 
 MAX_PARAMETERS: Final = 200_000_000
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE: Final = re.compile(r"([0-9a-f]{128})?")  # none in a study that nobody signs
 _SITE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
-INSTRUCTION_FIELDS: Final[Mapping[str, type]] = MappingProxyType({"study": str, "round": int})
+INSTRUCTION_FIELDS: Final[Mapping[str, type]] = MappingProxyType(
+    {"study": str, "round": int, "deadline": int, "signature": str}
+)
 RELEASE_FIELDS: Final[Mapping[str, type]] = MappingProxyType(
     {
         "study": str,
@@ -38,9 +44,12 @@ RELEASE_FIELDS: Final[Mapping[str, type]] = MappingProxyType(
         "noise_multiplier": float,
         "max_grad_norm": float,
         "ledger_head": str,
+        "signature": str,
     }
 )
-REFUSAL_FIELDS: Final[Mapping[str, type]] = MappingProxyType({"code": str, "site": str})
+REFUSAL_FIELDS: Final[Mapping[str, type]] = MappingProxyType(
+    {"code": str, "site": str, "instruction": str, "signature": str}
+)
 METRICS: Final[Mapping[str, type]] = MappingProxyType({"steps": int, "update_norm": float})
 """Every metric that a policy may let out.
 
@@ -52,17 +61,36 @@ statistics of patients outside the guarantee.
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Instruction:
-    """One round's order: study digest, round number (from 1) and global model, shape (params,)."""
+    """One round's order: study digest, round number (from 1) and global model, shape (params,).
+
+    ``deadline`` is the last moment of an answer, in Unix seconds; ``signature``
+    is the coordinator's.
+    """
 
     study: str
     round: int
     model: Vector
+    deadline: int = 0
+    signature: str = ""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over study, round and model: what a release says it answers."""
+        """SHA-256 over study, round and model: what a release says it answers.
+
+        Not over the deadline: an order repeated after a crash is the same order.
+        """
         head = f"{self.study}\n{self.round}\n".encode()
         return hashlib.sha256(head + self.model.tobytes()).hexdigest()
+
+    @property
+    def statement(self) -> dict[str, Value]:
+        """What the coordinator signs."""
+        said: dict[str, Value] = {"study": self.study, "round": self.round}
+        return said | {"model": payload_digest(self.model), "deadline": self.deadline}
+
+    def signed(self, key: SigningKey) -> "Instruction":
+        """Return this order with the signature of ``key``."""
+        return replace(self, signature=key.sign(Purpose.INSTRUCTION, self.statement))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +99,8 @@ class Release:
 
     ``update`` is float32 of shape (params,), already clipped and noised by the
     hospital; ``noise_multiplier`` and ``max_grad_norm`` are public constants
-    of its mechanism; ``ledger_head`` fixes its ledger at this release.
+    of its mechanism; ``ledger_head`` fixes its ledger at this release;
+    ``signature`` is the hospital's.
     """
 
     study: str
@@ -83,6 +112,41 @@ class Release:
     ledger_head: str
     update: Vector
     metrics: Mapping[str, int | float] = field(default_factory=dict)
+    signature: str = ""
+
+    @property
+    def statement(self) -> dict[str, Value]:
+        """What the hospital signs: everything that leaves, the vector by its digest."""
+        said = {name: getattr(self, name) for name in RELEASE_FIELDS if name != "signature"}
+        metrics = {f"metric_{name}": value for name, value in self.metrics.items()}
+        return said | metrics | {"payload": payload_digest(self.update)}
+
+    def signed(self, key: SigningKey) -> "Release":
+        """Return this release with the signature of ``key``."""
+        return replace(self, signature=key.sign(Purpose.RELEASE, self.statement))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declined:
+    """What a hospital says instead of a release: one closed code, and to what.
+
+    ``instruction`` is the digest of the order that it answers, which fixes study
+    and round; empty if there was none that could be read.
+    """
+
+    code: Code
+    site: str
+    instruction: str = ""
+    signature: str = ""
+
+    @property
+    def statement(self) -> dict[str, Value]:
+        """What the hospital signs."""
+        return {"code": self.code.value, "site": self.site, "instruction": self.instruction}
+
+    def signed(self, key: SigningKey) -> "Declined":
+        """Return this refusal with the signature of ``key``."""
+        return replace(self, signature=key.sign(Purpose.REFUSAL, self.statement))
 
 
 def payload_digest(update: Vector) -> str:
@@ -95,7 +159,9 @@ def encode_instruction(instruction: Instruction) -> RecordDict:
     return RecordDict(
         {
             "model": _vector_record(instruction.model),
-            "instruction": ConfigRecord({"study": instruction.study, "round": instruction.round}),
+            "instruction": ConfigRecord(
+                {name: getattr(instruction, name) for name in INSTRUCTION_FIELDS}
+            ),
         }
     )
 
@@ -109,11 +175,12 @@ def decode_instruction(content: RecordDict) -> Instruction:
     _exactly(content, {"model", "instruction"})
     fields = _fields(content, "instruction", INSTRUCTION_FIELDS)
     _matches(_HEX, fields, "study")
+    _matches(_SIGNATURE, fields, "signature")
     if fields["round"] < 1:
         raise WireError(f"round is {fields['round']} and must be at least 1.")
-    return Instruction(
-        study=fields["study"], round=fields["round"], model=_vector(content, "model")
-    )
+    if fields["deadline"] < 0:
+        raise WireError(f"deadline is {fields['deadline']} and must be at least 0.")
+    return Instruction(**fields, model=_vector(content, "model"))
 
 
 def encode_release(release: Release) -> RecordDict:
@@ -140,6 +207,7 @@ def decode_release(content: RecordDict) -> Release:
     for name in ("study", "instruction", "ledger_head"):
         _matches(_HEX, fields, name)
     _matches(_SITE, fields, "site")
+    _matches(_SIGNATURE, fields, "signature")
     sent: Mapping[str, object] = content.config_records.get("metrics", {})
     metrics = _fields(
         content, "metrics", {name: kind for name, kind in METRICS.items() if name in sent}
@@ -147,25 +215,30 @@ def decode_release(content: RecordDict) -> Release:
     return Release(**fields, metrics=metrics, update=_vector(content, "update"))
 
 
-def encode_refusal(code: Code, *, site: str) -> RecordDict:
-    """Return a refusal: one closed code and the site's public name."""
-    return RecordDict({"refusal": ConfigRecord({"code": code.value, "site": site})})
+def encode_refusal(declined: Declined) -> RecordDict:
+    """Return the Flower form of a refusal: its four fields, nothing more."""
+    fields = {name: str(getattr(declined, name)) for name in REFUSAL_FIELDS}
+    return RecordDict({"refusal": ConfigRecord(dict(fields))})
 
 
-def decode_refusal(content: RecordDict) -> tuple[Code, str] | None:
-    """Return code and site of a refusal, or ``None`` if ``content`` is not one.
+def decode_refusal(content: RecordDict) -> Declined | None:
+    """Return the refusal, or ``None`` if ``content`` is not one.
 
     Raises:
-      WireError: A refusal that says anything but a known code and a site's name.
+      WireError: A refusal that says anything but a known code, a site's name, a
+        digest and a signature.
     """
     if "refusal" not in content:
         return None
     _exactly(content, {"refusal"})
     fields = _fields(content, "refusal", REFUSAL_FIELDS)
     _matches(_SITE, fields, "site")
+    _matches(_SIGNATURE, fields, "signature")
+    if fields["instruction"]:
+        _matches(_HEX, fields, "instruction")
     if fields["code"] not in set(Code):
         raise WireError("a refusal carries a code that is not in the closed list.")
-    return Code(fields["code"]), fields["site"]
+    return Declined(**(fields | {"code": Code(fields["code"])}))
 
 
 def _vector_record(vector: Vector) -> ArrayRecord:

@@ -1,5 +1,6 @@
 """Tiny hospitals, written straight into the cohort format: no DICOM, milliseconds each."""
 
+import hashlib
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from septum.models import network_of, to_vector
+from septum.signed_study import SignedStudy, sign
+from septum.signing import SigningKey
 from septum.study import Study
 from septum.wire import Instruction
 from septum_client import site, storage
@@ -61,6 +64,20 @@ def make_study(**parts) -> Study:
         both = isinstance(fields.get(key), dict) and isinstance(value, dict)
         fields[key] = fields[key] | value if both else value
     return Study.model_validate(fields)
+
+
+def signing_key(name) -> SigningKey:
+    """Return what the party called ``name`` signs with, in every test alike."""
+    return SigningKey.from_seed(hashlib.sha256(f"tests {name}".encode()).digest())
+
+
+def make_signed(study: Study | None = None) -> SignedStudy:
+    """Return the study with its sites' keys, signed by the tests' coordinator."""
+    study = study or make_study()
+    sites = tuple(
+        site.model_copy(update={"key": signing_key(site.name).public}) for site in study.sites
+    )
+    return sign(study.model_copy(update={"sites": sites}), signing_key("coordinator"))
 
 
 KEY = b"k" * 32
@@ -145,19 +162,26 @@ def make_policy(**changes) -> Policy:
 
 
 def make_site(folder: Path, study: Study | None = None, *, name="north", policy=None, **cohort):
-    """Make a site with a cohort that has approved ``study``."""
+    """Make a site with a cohort that has approved ``study``, signed by a coordinator or not."""
     study = study or make_study()
-    site = Site.create(folder, name=name, policy=policy or make_policy(), key=KEY)
-    make_cohort(site.cohort_path, study, **cohort)
+    plain = study.study if isinstance(study, SignedStudy) else study
+    site = Site.create(
+        folder, name=name, policy=policy or make_policy(), key=KEY, signing=signing_key(name)
+    )
+    make_cohort(site.cohort_path, plain, **cohort)
     site.approve(study)
     return site
 
 
-def make_instruction(study: Study, *, round=1, model=None) -> Instruction:
-    """Return the order for a round; the model is the study's initial one unless given."""
+def make_instruction(study: Study, *, round=1, model=None, deadline=2**40) -> Instruction:
+    """Return the order for a round, signed if the study is; the model is the study's initial one.
+
+    The deadline is far beyond every test's clock unless given.
+    """
     if model is None:
         model = to_vector(network_of(study))
-    return Instruction(study=study.digest, round=round, model=model)
+    order = Instruction(study=study.digest, round=round, model=model, deadline=deadline)
+    return order.signed(signing_key("coordinator")) if study.coordinator else order
 
 
 @pytest.fixture(scope="session")
@@ -169,5 +193,7 @@ def tiny():
         policy=make_policy,
         site=make_site,
         instruction=make_instruction,
+        signed=make_signed,
+        key=signing_key,
         names=SITES,
     )

@@ -1,4 +1,4 @@
-"""The hospital's Flower edge: decode, pass to the gate, encode; let no text out."""
+"""The hospital's Flower edge: decode, verify, pass to the gate, sign, encode; let no text out."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from septum.errors import Code, LedgerError, Refusal, WireError
 from septum.wire import decode_instruction, encode_refusal, encode_release
-from septum_client import gate
+from septum_client import gate, orders
 from septum_client import train as training
 from septum_client.randomness import Source, system_source
 from septum_client.site import Site
@@ -32,6 +32,8 @@ class SiteApp(ClientApp):
         is local.
       source: Randomness; the bench alone passes another.
       train: Training; tests alone pass another.
+      unsigned: Obey also a study that nobody signs; the bench and tests alone.
+      clock: The time, in UTC; tests alone pass another.
     """
 
     def __init__(
@@ -40,28 +42,39 @@ class SiteApp(ClientApp):
         *,
         source: Source = system_source,
         train: gate.Trainer = training.train,
+        unsigned: bool = False,
+        clock: gate.Clock = gate.utc_now,
     ) -> None:
         super().__init__()
         self._locate = locate
         self._source = source
         self._train = train
+        self._unsigned = unsigned
+        self._clock = clock
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer one message."""
         site: Site | None = None
+        answered = ""
         try:
             site = Site.open(self._locate(context))
             if message.metadata.message_type != "train":
                 raise Refusal(Code.MESSAGE_NOT_ALLOWED, "only training is answered.")
             instruction = decode_instruction(message.content)
-            release = gate.answer(site, instruction, source=self._source, train=self._train)
-            content = encode_release(release)
+            answered = instruction.digest
+            order = orders.accept(site, instruction, now=self._clock(), unsigned=self._unsigned)
+            release = gate.answer(
+                site, instruction, source=self._source, train=self._train, clock=self._clock
+            )
+            content = encode_release(order.signed(release))
         except Exception as error:  # noqa: BLE001 - the wall: nothing passes but a code
             code = _public_code(error)
             if site is not None:
                 with contextlib.suppress(Exception):  # a log that fails must not speak instead
                     site.log(code, error)
-            content = encode_refusal(code, site=site.name if site else NAMELESS)
+            content = encode_refusal(
+                orders.declined(code, site=site, name=NAMELESS, instruction=answered)
+            )
         return Message(content, reply_to=message)
 
 

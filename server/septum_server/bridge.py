@@ -1,20 +1,23 @@
-"""Flower's Strategy hooks on one side, a Septum strategy on the other."""
+"""Flower's grid on one side, a study's rounds on the other: order, gather, admit, record."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final, cast
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
-from septum.errors import AdmissionError, Code, EngineError, WireError
+from septum.errors import AdmissionError, Code, EngineError
 from septum.models import Vector
+from septum.signing import SigningKey
 from septum.study import Study
 from septum.wire import (
+    Declined,
     Instruction,
     Release,
     decode_refusal,
@@ -22,29 +25,43 @@ from septum.wire import (
     encode_instruction,
 )
 from septum_server import checkpoint, noise_score, rounds
-from septum_server.admission import admit
+from septum_server.arrivals import Arrivals, Arrived
+from septum_server.clock import SYSTEM, Clock
+from septum_server.nodes import sites_by_key, sites_of
+from septum_server.remedies import line
 from septum_server.rounds import RoundRecord
+from septum_server.tally import Names, Part, Tally
 from septum_strategies import Contribution, advance
 
-Watcher = Callable[[RoundRecord, Vector, tuple[Release, ...]], None]
-"""Told of each finished round: its record, the new global model, the admitted releases."""
+Watcher = Callable[[RoundRecord, Vector, Iterable[Release]], None]
+"""Told of each finished round: its record, the new model, and the releases, read once each."""
+
+_SHORTEST_S: Final = 0.05
+_PATIENCE: Final = 0.03  # a poll waits this share of the round so far, so it costs no more of it
+_LONGEST_S: Final = 2.0
+_LOOK_S: Final = 3.0  # between two looks at who is connected; SuperNodes poll at the same pace
+_ARRIVALS: Final = "arrivals"
+_AT_ONCE: Final = 4  # replies pulled together: each holds a whole update in memory
 
 
-class SeptumStrategy(Strategy):
-    """Runs a study's rounds: instruct, admit, aggregate, record, checkpoint.
+class RoundLoop:
+    """Runs a study's rounds: order, gather, admit, aggregate, record, checkpoint.
 
     Guarantees:
-      - Each site contributes at most once a round.
+      - Each site contributes at most once a round, and only what its key signed.
       - A round with fewer than ``minimum_sites`` contributions leaves the model
-        as it was and ends the run with an error; it is never called success.
+        as it was; it is asked again if the study says so, and then ends the run
+        with an error. It is never called success.
       - Record and checkpoint are on disk before the next round begins.
+      - Who connects late, or comes back after a crash, is asked while the round lasts.
+      - Where the study knows the hospitals' node keys, no other node is sent anything.
 
     Args:
       study: The study.
       folder: Where records and checkpoints go.
-      done: Rounds already done, when resuming.
+      key: The coordinator's; None for a study that nobody signs.
       watch: Told of each round.
-      state: What the strategy carried out of the last round, when resuming.
+      clock: Time; tests pass another.
     """
 
     def __init__(
@@ -52,166 +69,230 @@ class SeptumStrategy(Strategy):
         study: Study,
         *,
         folder: Path,
-        done: int,
+        key: SigningKey | None,
         watch: Watcher,
         state: Mapping[str, Vector] = MappingProxyType({}),
+        clock: Clock = SYSTEM,
     ) -> None:
         self._study = study
         self._folder = folder
-        self._done = done
+        self._key = key
         self._watch = watch
         self._state = state
-        self._names: dict[int, str] = {}
-        self._last: dict[str, Vector] = {}
-        self._instruction: Instruction | None = None
-        self._started = 0.0
+        self._clock = clock
+        self._names = Names(study)
+        self._keys = sites_by_key(study)
+        self._started = clock.now()
+        self._last: dict[str, Arrived] = {}
+        self._kept: Arrivals | None = None
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Return the same instruction for every connected site."""
-        del config  # nothing of a run config reaches a hospital
-        self._started = time.monotonic()
-        self._instruction = Instruction(
-            study=self._study.digest, round=self._done + server_round, model=unpack(arrays)
-        )
-        content = encode_instruction(self._instruction)
-        return [
-            Message(content, dst_node_id=node, message_type="train", group_id=str(server_round))
-            for node in sorted(grid.get_node_ids())
-        ]
+    def run(self, grid: Grid, *, model: Vector, done: int) -> Vector:
+        """Run what is left of the study after ``done`` rounds and return the last model.
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the next global model; the metrics that leave are in the round record."""
-        del server_round  # counts from one after a resume; the instruction knows the round
-        instruction = self._instruction
-        if instruction is None:
-            raise EngineError("a round was aggregated before it was configured.")
-        releases, refused, strays = self._sort(replies, instruction)
-        asked = tuple(site.name for site in self._study.sites)
-        silent = {s: rounds.NO_ANSWER for s in asked if s not in releases and s not in refused}
-        scores, alarms = noise_score.scores(releases, study=self._study, previous=self._last)
-        self._last = {site: release.update for site, release in releases.items()}
-        entry = RoundRecord(
-            round=instruction.round,
-            asked=asked,
-            answered=tuple(sorted(releases)),
-            refused=refused | silent,
-            heads={site: release.ledger_head for site, release in sorted(releases.items())},
-            strays=tuple(strays),
-            scores=scores,
-            alarms=alarms,
-            seconds=time.monotonic() - self._started,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        rounds.record(self._folder, entry)
+        Raises:
+          EngineError: A round stayed below the quorum, or the disk is full.
+        """
+        Arrivals(folder=self._folder / _ARRIVALS).drop()  # of a run that was killed
+        policy = self._study.participation
+        tries = 1 + (policy.retries if policy.dropout == "retry" else 0)
+        for number in range(done + 1, self._study.rounds + 1):
+            for left in reversed(range(tries)):
+                tally = self.gather(grid, self.order(number, model))
+                closed = self.close(tally, model, last=not left)
+                if closed is not None:
+                    model = closed
+                    break
+        Arrivals(folder=self._folder / _ARRIVALS).drop()
+        return model
+
+    def order(self, number: int, model: Vector) -> Instruction:
+        """Return the signed instruction of a round; its deadline begins now.
+
+        Said again after a crash it has the same digest: nobody is charged again.
+        """
+        deadline = int(self._clock.now()) + self._study.participation.deadline_s
+        order = Instruction(study=self._study.digest, round=number, model=model, deadline=deadline)
+        return order if self._key is None else order.signed(self._key)
+
+    def tally(self, order: Instruction) -> Tally:
+        """Return the count of the answers to ``order``, with nothing in it yet."""
+        folder = self._folder / _ARRIVALS / f"{order.round:05d}"
+        return Tally(self._study, order, names=self._names, arrivals=Arrivals(folder=folder))
+
+    def gather(self, grid: Grid, order: Instruction) -> Tally:
+        """Ask every node of the study and count the answers until nothing more can come.
+
+        That is: the deadline, or nobody silent and the quorum reached or out of reach.
+        """
+        tally = self.tally(order)
+        asking = _Asking(grid, order, tally, tries=1 + self._study.participation.retries)
+        begun = self._clock.now()
+        looked = float("-inf")
+        while (now := self._clock.now()) <= order.deadline:
+            if now - looked >= _LOOK_S or not asking.pending:
+                looked = now
+                asking.ask(self._connected(grid), seconds=order.deadline - now)
+            if not asking.pending and tally.settled:
+                break
+            asking.hear()
+            self._clock.sleep(min(_LONGEST_S, _SHORTEST_S + _PATIENCE * (now - begun)))
+        self._started = begun
+        return tally
+
+    def close(self, tally: Tally, model: Vector, *, last: bool = True) -> Vector | None:
+        """Record the round and return the next global model; None to ask once more.
+
+        Raises:
+          EngineError: Below the quorum, and ``last``.
+        """
+        releases, order = tally.releases, tally.instruction
+        entry = self._record(tally)
         least = self._study.strategy.minimum_sites
         if len(releases) < least:
             lost = sum(why == Code.ROUND_ALREADY_CHARGED for why in entry.refused.values())
-            if len(asked) - lost < least:
-                # No retry can reach the minimum: go on from the same model with the next round.
-                self._save(entry.round, instruction.model)
+            hopeless = len(entry.asked) - lost < least
+            if not (last or hopeless):
+                return None
+            if hopeless and order.round < self._study.rounds:
+                # No retry helps: go on with the next round. Not after the last: that is the result.
+                self._save(order.round, model)
             reasons = ", ".join(f"{site}: {why}" for site, why in sorted(entry.refused.items()))
             raise EngineError(
                 f"round {entry.round} has {len(releases)} contributions; the study needs {least} "
                 f"({reasons}).",
                 remedy="Clear the codes with the sites (docs/codes.md), then resume.",
             )
-        admitted = tuple(releases[site] for site in sorted(releases))
-        model, self._state = advance(
+        admitted = [releases[site] for site in sorted(releases)]
+        parts = [
+            Part(arrived=each, patients=self._study.participant(each.site).patients)
+            for each in admitted
+        ]
+        moved, self._state = advance(
             self._study.strategy,
-            instruction.model,
-            [
-                Contribution(
-                    site=release.site,
-                    update=release.update,
-                    patients=self._study.participant(release.site).patients,
-                )
-                for release in admitted
-            ],
+            model,
+            # A strategy reads these three names of a contribution, whatever keeps them.
+            cast(Sequence[Contribution], parts),
             state=self._state,
             round=entry.round,
         )
-        self._save(entry.round, model)
-        self._watch(entry, model, admitted)
-        return pack(model), None
+        self._save(entry.round, moved)
+        self._watch(entry, moved, (each.whole() for each in admitted))
+        if self._kept:
+            self._kept.drop()
+        # The next round's releases are compared with these.
+        self._last, self._kept = dict(releases), tally.arrivals
+        return moved
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask nothing: test scores are statistics of patients and stay at the sites."""
-        del server_round, arrays, config, grid
-        return []
+    def _record(self, tally: Tally) -> RoundRecord:
+        releases = tally.releases
+        asked = tuple(site.name for site in self._study.sites)
+        silent = {
+            site: rounds.NOT_CONNECTED if site in tally.absent else rounds.NO_ANSWER
+            for site in asked
+            if site not in releases and site not in tally.refused
+        }
+        scores, alarms = noise_score.scores(releases, study=self._study, previous=self._last)
+        entry = RoundRecord(
+            round=tally.instruction.round,
+            asked=asked,
+            answered=tuple(sorted(releases)),
+            refused=tally.refused | silent,
+            heads={site: release.ledger_head for site, release in sorted(releases.items())},
+            strays=tuple(tally.strays),
+            scores=scores,
+            alarms=alarms,
+            seconds=self._clock.now() - self._started,
+            at=datetime.fromtimestamp(self._clock.now(), tz=UTC).isoformat(timespec="seconds"),
+        )
+        entry = replace(entry, said=line(entry))
+        rounds.record(self._folder, entry)
+        return entry
 
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Return nothing; see :meth:`configure_evaluate`."""
-        del server_round, replies
-        return None
+    def _connected(self, grid: Grid) -> list[int]:
+        """Return the nodes to ask; where keys are known, those of this study's sites alone."""
+        if not self._keys:
+            return sorted(grid.get_node_ids())
+        nodes = [(node.node_id, node.public_key) for node in grid.get_nodes()]
+        found = sites_of(nodes, self._keys)
+        for node, site in found.items():
+            self._names.learn(node, site)
+        return sorted(found)
 
-    def summary(self) -> None:
-        """Say nothing: the round record is the summary."""
-
-    def _sort(
-        self, replies: Iterable[Message], instruction: Instruction
-    ) -> tuple[dict[str, Release], dict[str, str], list[str]]:
-        releases: dict[str, Release] = {}
-        refused: dict[str, str] = {}
-        strays: list[str] = []
-        known = {site.name for site in self._study.sites}
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            try:
-                if reply.has_error():
-                    # Flower's error text may quote a hospital's exception: only its number is kept.
-                    raise AdmissionError(f"FLOWER_{reply.error.code}: no answer was made.")
-                refusal = decode_refusal(reply.content)
-                if refusal is not None:
-                    code, site = refusal
-                    self._name(node, site, known)
-                    refused[site] = code.value
-                    continue
-                release = decode_release(reply.content)
-                self._name(node, release.site, known)
-                if release.site in releases:
-                    raise AdmissionError("DUPLICATE: the site answered twice.")
-                admit(release, study=self._study, instruction=instruction)
-                releases[release.site] = release
-            except (AdmissionError, WireError) as error:
-                reason = (
-                    error.message.split(":")[0] if isinstance(error, AdmissionError) else "FORM"
-                )
-                name = self._names.get(node)
-                if name is None or name in releases:
-                    strays.append(reason)
-                else:
-                    refused[name] = reason
-        return releases, {s: why for s, why in refused.items() if s not in releases}, strays
-
-    def _save(self, round: int, model: Vector) -> None:
+    def _save(self, number: int, model: Vector) -> None:
         done = checkpoint.Checkpoint(
-            digest=self._study.digest, round=round, model=model, state=self._state
+            digest=self._study.digest, round=number, model=model, state=self._state
         )
         checkpoint.save(self._folder, done)
 
-    def _name(self, node: int, site: str, known: set[str]) -> None:
-        if site not in known:
-            raise AdmissionError("UNKNOWN_SITE: the answer names a site outside the study.")
-        if self._names.setdefault(node, site) != site:
-            raise AdmissionError("OTHER_SITE: the node spoke for another site before.")
-        if any(other != node and name == site for other, name in self._names.items()):
-            del self._names[node]
-            raise AdmissionError("OTHER_NODE: another node speaks for this site.")
+
+class _Asking:
+    """Messages on their way: who was asked how often, and whose answer is out."""
+
+    def __init__(self, grid: Grid, order: Instruction, tally: Tally, *, tries: int) -> None:
+        self.pending: dict[str, int] = {}
+        self._grid = grid
+        self._order = order
+        self._tally = tally
+        self._tries = tries
+        self._asked: Counter[int] = Counter()
+        self._failed: set[int] = set()
+        self._content = encode_instruction(order)
+
+    def ask(self, connected: Iterable[int], *, seconds: float) -> None:
+        """Ask whoever was not asked yet, and whoever Flower lost on the way."""
+        nodes = [n for n in connected if n not in self._asked or n in self._failed]
+        if not nodes:
+            return
+        messages = [
+            Message(
+                self._content,
+                dst_node_id=node,
+                message_type="train",
+                group_id=str(self._order.round),
+                # A hospital that comes back later must not find a stale order to work through.
+                ttl=max(1.0, seconds),
+            )
+            for node in nodes
+        ]
+        pushed = list(self._grid.push_messages(messages))
+        if len(pushed) != len(nodes):
+            # Whose is missing cannot be told, and answers would be misnamed.
+            raise EngineError(
+                f"Flower took {len(pushed)} of {len(nodes)} orders of round {self._order.round}.",
+                remedy="Look at the SuperLink's log: its limit on a message may be too small.",
+            )
+        for name, node in zip(pushed, nodes, strict=True):
+            if name:  # Flower returns None for what it could not take
+                self.pending[name] = node
+                self._asked[node] += 1
+                self._failed.discard(node)
+                self._tally.ask(node)
+
+    def hear(self) -> None:
+        """Count the answers that have come, a few at a time."""
+        names = list(self.pending)
+        for start in range(0, len(names), _AT_ONCE):
+            for reply in self._grid.pull_messages(names[start : start + _AT_ONCE]):
+                node = self.pending.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue  # what answers none of our messages is none of our answers
+                lost = reply.has_error() and self._asked[node] < self._tries
+                if lost:
+                    self._failed.add(node)
+                self._tally.take(node, partial(read, reply, node), final=not lost)
 
 
-def pack(model: Vector) -> ArrayRecord:
-    """Return the model as Flower's server loop passes it between rounds."""
-    return ArrayRecord({"model": Array(np.ascontiguousarray(model, dtype=np.float32))})
+def read(reply: Message, node: int) -> Release | Declined:
+    """Return what ``node`` answered.
 
-
-def unpack(arrays: ArrayRecord) -> Vector:
-    """Return the vector that :func:`pack` wrapped."""
-    return np.asarray(arrays["model"].numpy(), dtype=np.float32)
+    Raises:
+      AdmissionError: It is Flower's error, or another node's answer.
+      WireError: It is not of the agreed form.
+    """
+    if reply.has_error():
+        # Flower's error text may quote a hospital's exception: only its number is kept.
+        raise AdmissionError(f"FLOWER_{reply.error.code}: no answer was made.")
+    if reply.metadata.src_node_id != node:
+        # Flower does not compare a reply's source with the key that authenticated its sender.
+        raise AdmissionError("OTHER_NODE: another node answered in the place of this one.")
+    return decode_refusal(reply.content) or decode_release(reply.content)

@@ -1,7 +1,9 @@
 """The global model of every round, each written whole or not at all."""
 
+import fcntl
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +60,34 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             remedy="Free disk space or correct the folder's permissions, then resume.",
         ) from None
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep ``folder`` for this process alone, while the block lasts.
+
+    The operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+      EngineError: Another process runs the study, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise EngineError(
+            f"{folder} cannot be used ({error.strerror}).",
+            remedy="Free disk space or correct the folder's permissions, then resume.",
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(
+                f"another process runs the study in {folder.name[:12]}.",
+                remedy="Let it go on, or end it first: two would spend each other's rounds.",
+            ) from None
+        yield
 
 
 def load(path: Path) -> Checkpoint:

@@ -8,18 +8,18 @@ refuses nothing; it is a line in the round's record for people to follow up.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from septum.models import Vector
 from septum.study import Study
 from septum.training import Training
-from septum.wire import Release
 
 NOISE_LOW: Final = "NOISE_LOW"
 NOISE_LOW_SOMEWHERE: Final = "NOISE_LOW_SOMEWHERE"
@@ -41,8 +41,40 @@ _SLACK: Final = 0.05
 _BLOCK: Final = 1024
 """Weights of a stretch that is looked at by itself."""
 
+_PART: Final = 1 << 20
+"""Weights of one release that are looked at together, a multiple of a block."""
+
+_ENOUGH: Final = 1 << 20
+"""Weights whose median stands for all."""
+
+_AT_ONCE: Final = 1 << 24
+"""Numbers of all releases together that are compared at a time."""
+
+_COMPARED: Final = 1 << 35
+"""Products that comparing every pair may cost; beyond it, stretches of the weights are compared."""
+
 _RESOLVED: Final = 0.95
 """A threshold beyond which a score tells nothing."""
+
+
+class Loud(Protocol):
+    """What is looked at of a release: an update that may lie on disk, and what it states."""
+
+    @property
+    def site(self) -> str:
+        """Who released it."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """What it says its noise is."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """What it says its clip is."""
+
+    @property
+    def update(self) -> Vector:
+        """The vector, float32 (params,), read anew at each call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +90,7 @@ class Implied:
     signal: float
 
     @classmethod
-    def of(cls, release: Release, study: Study) -> "Implied | None":
+    def of(cls, release: Loud, study: Study) -> "Implied | None":
         """Return it for ``release`` as stated, or None under Adam, which forgets how loud noise is.
 
         Each step adds ``learning_rate / expected_patients`` times sum and noise, which
@@ -77,10 +109,10 @@ class Implied:
 
 
 def scores(
-    releases: Mapping[str, Release],
+    releases: Mapping[str, Loud],
     *,
     study: Study,
-    previous: Mapping[str, Vector] = MappingProxyType({}),
+    previous: Mapping[str, Loud] = MappingProxyType({}),
 ) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
     """Return each site's scores of one round, and the alarms.
 
@@ -99,6 +131,7 @@ def scores(
     Guarantees:
       - A site that does what it states raises an alarm less than once in ten
         million releases, but for noise that training itself undid.
+      - Memory does not grow with the number of releases, if theirs lie on disk.
     """
     made: dict[str, dict[str, float]] = {}
     alarms: list[str] = []
@@ -108,24 +141,24 @@ def scores(
         made[site] = {}
         if known is not None:
             alarms += _loudness(site, release.update, known, made[site])
-    pairs: list[tuple[str, str, Vector, Vector]] = [
-        (a, b, releases[a].update, releases[b].update) for a, b in combinations(sorted(releases), 2)
-    ]
-    pairs += [
-        (site, f"{site}'s last", releases[site].update, previous[site])
-        for site in sorted(releases)
-        if site in previous and previous[site].shape == releases[site].update.shape
-    ]
-    for one, other, mine, theirs in pairs:
-        both = [each for each in (implied[one], implied.get(other, implied[one])) if each]
-        limit = _likeness_limit(both, len(mine))
+    order = sorted(releases)
+    before = [site for site in order if site in previous]
+    told = [*(releases[site] for site in order), *(previous[site] for site in before)]
+    alike, size = _likenesses(told)
+    pairs = [(a, b) for a, b in combinations(range(len(order)), 2)]
+    pairs += [(order.index(site), len(order) + at) for at, site in enumerate(before)]
+    for a, b in pairs:
+        one, again = order[a], b >= len(order)
+        other = one if again else order[b]
+        limit = _likeness_limit([each for each in (implied[one], implied[other]) if each], size)
         if limit is None:
             continue
-        likeness = _correlation(mine, theirs)
-        for site in {one, other} & set(made):
+        likeness = float(alike[a, b])
+        for site in (one, other):
             made[site]["likeness"] = max(made[site].get("likeness", -1.0), likeness)
         if likeness > limit:
-            alarms.append(f"{one}: {SAME_NOISE} {likeness:.3f} with {other}'s (most {limit:.3f})")
+            name = f"{other}'s last" if again else other
+            alarms.append(f"{one}: {SAME_NOISE} {likeness:.3f} with {name}'s (most {limit:.3f})")
     rounded = {site: {k: round(v, 4) for k, v in each.items()} for site, each in made.items()}
     return rounded, tuple(alarms)
 
@@ -140,26 +173,33 @@ def _carried(training: Training, *, steps: int) -> list[float]:
 
 
 def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float]) -> Iterable[str]:
-    sizes = np.abs(update.astype(np.float64)) / (_HALF * implied.std)
-    blocks = len(sizes) // _BLOCK
-    stretches = {"noise": (NOISE_LOW, sizes[None])}
-    if blocks > 1:
-        by_block = sizes[: blocks * _BLOCK].reshape(blocks, _BLOCK)
-        stretches["noise_least"] = (NOISE_LOW_SOMEWHERE, by_block)
-    for name, (alarm, table) in stretches.items():
-        least = 1.0 - _SLACK - _SIGMAS * _MEDIAN_SPREAD / math.sqrt(table.shape[1])
-        if least <= 1.0 - _RESOLVED:
+    count, unit = len(update), _HALF * implied.std
+    # Evenly spread ones of very many: their median is as exact as the alarm needs.
+    spread = np.abs(update[:: -(-count // _ENOUGH)])
+    medians = {"noise": (NOISE_LOW, float(np.median(spread)), len(spread))}
+    if count >= 2 * _BLOCK:
+        least = min(
+            float(np.median(np.abs(stretch.reshape(-1, _BLOCK)), axis=1).min())
+            for stretch in _stretches(update[: count // _BLOCK * _BLOCK])
+        )
+        medians["noise_least"] = (NOISE_LOW_SOMEWHERE, least, _BLOCK)
+    for name, (alarm, median, size) in medians.items():
+        floor = 1.0 - _SLACK - _SIGMAS * _MEDIAN_SPREAD / math.sqrt(size)
+        if floor <= 1.0 - _RESOLVED:
             continue
-        made[name] = float(np.median(table, axis=1).min())
-        if made[name] < least:
-            yield f"{site}: {alarm} {made[name]:.3f} of the stated noise (least {least:.3f})"
-    count = len(update)
+        made[name] = median / unit
+        if made[name] < floor:
+            yield f"{site}: {alarm} {made[name]:.3f} of the stated noise (least {floor:.3f})"
     loud = implied.std * math.sqrt(count) * (1 + _SIGMAS / math.sqrt(2 * count))
-    made["norm"] = float(np.sqrt(np.square(update, dtype=np.float64).sum())) / (
-        loud + implied.signal
-    )
+    squared = sum(float(np.square(part, dtype=np.float64).sum()) for part in _stretches(update))
+    made["norm"] = math.sqrt(squared) / (loud + implied.signal)
     if made["norm"] > 1.0:
         yield f"{site}: {NORM_HIGH} {made['norm']:.3f} of what the mechanism makes (most 1)"
+
+
+def _stretches(update: Vector) -> Iterable[Vector]:
+    """Return the update in parts whose copies are small; all but the last are whole blocks."""
+    return (update[start : start + _PART] for start in range(0, len(update), _PART))
 
 
 def _likeness_limit(both: list[Implied], size: int) -> float | None:
@@ -172,7 +212,22 @@ def _likeness_limit(both: list[Implied], size: int) -> float | None:
     return limit if limit < _RESOLVED else None
 
 
-def _correlation(one: Vector, other: Vector) -> float:
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    norms = math.sqrt(float(np.square(a).sum()) * float(np.square(b).sum()))
-    return float(a @ b) / norms if norms > 0 else 0.0
+def _likenesses(releases: Sequence[Loud]) -> tuple[npt.NDArray[np.float64], int]:
+    """Return the correlation of every pair, and of how many weights.
+
+    Stretch by stretch, so that no more than :data:`_AT_ONCE` numbers are held.
+    Where comparing all weights of so many would cost too much, every stretch
+    gives the same share of itself.
+    """
+    count = len(releases)
+    size = min((len(release.update) for release in releases), default=0)
+    share = min(1.0, _COMPARED / max(1, size * count**2))
+    each = max(1, _AT_ONCE // max(1, count))
+    products, compared = np.zeros((count, count)), 0
+    for start in range(0, size, each):
+        stop = start + max(1, int(share * (min(start + each, size) - start)))
+        part = np.stack([release.update[start:stop] for release in releases]).astype(np.float64)
+        products += part @ part.T
+        compared += stop - start
+    norms = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0), compared

@@ -8,7 +8,10 @@ from pathlib import Path
 from septum.errors import EngineError
 
 NO_ANSWER = "NO_ANSWER"
-"""Reason of a site that was asked and said nothing before the deadline."""
+"""Reason of a site that was asked and said nothing before the deadline: it is late."""
+
+NOT_CONNECTED = "NOT_CONNECTED"
+"""Reason of a site that could not be asked, because it was not there while the round lasted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,8 @@ class RoundRecord:
     :data:`NO_ANSWER`; ``heads`` maps a site to its ledger's head at this
     release, against which that ledger can be checked later. ``scores`` and
     ``alarms`` are what :mod:`septum_server.noise_score` makes of each release: an
-    alarm refuses nothing, and no alarm proves nothing.
+    alarm refuses nothing, and no alarm proves nothing. ``said`` is one line for a
+    person (:func:`septum_server.remedies.line`).
     """
 
     round: int
@@ -32,6 +36,12 @@ class RoundRecord:
     alarms: tuple[str, ...] = ()
     seconds: float
     at: str
+    said: str = ""
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The sites that were asked and had not answered at the deadline."""
+        return tuple(sorted(site for site, why in self.refused.items() if why == NO_ANSWER))
 
     @property
     def complete(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from septum.errors import ConfigError, DataError
+from septum.signing import SigningKey
 from septum.study import Data, Participant, Task
 from septum_bench.phantoms import PhantomPlan
 from septum_bench.plan import Plan
@@ -160,8 +161,13 @@ def admit(
         if (home / "site.toml").exists():
             site = Site.open(home)
         else:
-            key = site_key(plan.seed, name)
-            site = Site.create(home, name=name, policy=policy, key=key)
+            site = Site.create(
+                home,
+                name=name,
+                policy=policy,
+                key=site_key(plan.seed, name),
+                signing=signing_key(plan.seed, name),
+            )
         if not (site.cohort_path / "cohort.json").exists():
             ingest(
                 folder,
@@ -173,7 +179,7 @@ def admit(
                 workers=plan.workers,
                 progress=functools.partial(progress, name),
             )
-        _let_everybody_permit(site)
+        permit_everybody(site)
         sites[name] = site
     _require_apart({name: Cohort.open(site.cohort_path) for name, site in sites.items()})
     return sites
@@ -184,7 +190,17 @@ def site_key(seed: int, name: str) -> bytes:
     return _derived(seed, f"key {name}")
 
 
-def declare(cohorts: dict[str, Cohort]) -> tuple[Participant, ...]:
+def signing_key(seed: int, name: str) -> SigningKey:
+    """Return what the simulated hospital called ``name`` signs with."""
+    return SigningKey.from_seed(_derived(seed, f"signing {name}"))
+
+
+def coordinator_key(seed: int) -> SigningKey:
+    """Return what the simulated coordinator signs with."""
+    return SigningKey.from_seed(_derived(seed, "coordinator"))
+
+
+def declare(cohorts: dict[str, Cohort], *, seed: int) -> tuple[Participant, ...]:
     """Return the study's participants, each declaring its training patients rounded down.
 
     Rounded to tens, the public constant does not tell whether one patient is in.
@@ -200,11 +216,12 @@ def declare(cohorts: dict[str, Cohort]) -> tuple[Participant, ...]:
                 f"{name} has fewer than {_SMALLEST} training patients.",
                 remedy="Add patients, or leave this hospital out.",
             )
-        participants.append(Participant(name=name, patients=patients))
+        public = signing_key(seed, name).public
+        participants.append(Participant(name=name, patients=patients, key=public))
     return tuple(participants)
 
 
-def _let_everybody_permit(site: Site) -> None:
+def permit_everybody(site: Site) -> None:
     """Give a simulated site the register that a hospital has, unless it has one already.
 
     Each round reads it as it reads a hospital's. A pseudonym of the site stands

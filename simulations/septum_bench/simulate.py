@@ -2,19 +2,18 @@
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from septum.accounting import Charge, epsilon, noise_for, rounds_within
-from septum.errors import ConfigError, DataError, EngineError
+from septum.accounting import epsilon
+from septum.errors import DataError, EngineError
 from septum.models import Vector
-from septum.study import Model, Privacy, Study, load
-from septum.training import Aggregation, Training
+from septum.study import Study
 from septum.wire import Release
-from septum_bench import engine, hospitals, observed
+from septum_bench import contract, engine, hospitals, observed
 from septum_bench.phantoms import write_hospitals
 from septum_bench.plan import Plan
 from septum_bench.seeded import SeededSource
@@ -137,7 +136,7 @@ def federate(plan: Plan, folder: Path, *, reporter: Reporter) -> Run:
         the rounds, or a round that could not be completed.
     """
     seconds: dict[str, float] = {}
-    noise = _affordable_noise(plan)
+    noise = contract.affordable_noise(plan)
     with timed(seconds, "hospitals"):
         folders = _folders(plan, folder, reporter)
     with timed(seconds, "ingest"):
@@ -157,9 +156,10 @@ def federate(plan: Plan, folder: Path, *, reporter: Reporter) -> Run:
             folders, into=folder / "sites", spec=spec, plan=plan, progress=ingested
         )
     cohorts = {name: Cohort.open(site.cohort_path) for name, site in sites.items()}
-    study = _study(plan, folder, cohorts, noise=noise)
+    signed = contract.signed_study(plan, folder, cohorts, noise=noise)
     for site in sites.values():
-        site.approve(study)
+        site.approve(signed, by="the simulation")
+    study = signed.study
     run = Run(folder=folder, plan=plan, study=study, sites=sites, cohorts=cohorts, seconds=seconds)
     with timed(seconds, "federation"):
         _rounds(run, reporter)
@@ -183,86 +183,12 @@ def _folders(plan: Plan, folder: Path, reporter: Reporter) -> list[Path]:
     return hospitals.sources(target)
 
 
-def _study(plan: Plan, folder: Path, cohorts: dict[str, Cohort], *, noise: float) -> Study:
-    path = folder / "study.toml"
-    if path.exists():
-        return load(path)
-    prox = plan.strategy == "fedprox"
-    participants = hospitals.declare(cohorts)
-    if (plan.minimum_sites or 1) > len(participants):
-        raise ConfigError(
-            f"minimum_sites is {plan.minimum_sites}, but there are {len(participants)} hospitals.",
-            remedy="Ask for at most as many as there are.",
-        )
-    study = Study(
-        name="simulation",
-        purpose="Simulated on one machine; no hospital takes part.",
-        rounds=plan.rounds,
-        data=hospitals.data_of(next(iter(cohorts.values())).spec),
-        model=Model(name=plan.model, seed=plan.seed),
-        training=Training(
-            learning_rate=plan.learning_rate,
-            images_per_patient=plan.images_per_patient,
-            proximal_mu=plan.proximal_mu if prox else 0.0,
-            optimizer=plan.optimizer,
-            momentum=plan.momentum,
-            views=plan.views,
-            augmentation=plan.augmentation,
-            mirror=plan.mirror,
-            label_smoothing=plan.label_smoothing,
-        ),
-        privacy=Privacy(
-            noise_multiplier=noise,
-            max_grad_norm=plan.max_grad_norm,
-            sampling_rate=plan.sampling_rate,
-            steps_per_round=plan.steps_per_round,
-            delta=plan.delta,
-            clipping=plan.clipping,
-        ),
-        strategy=Aggregation(
-            name=plan.strategy,
-            learning_rate=plan.server_learning_rate,
-            momentum=plan.server_momentum,
-            ema=plan.ema,
-            minimum_sites=plan.minimum_sites or max(1, len(participants) // 2),
-        ),
-        sites=participants,
-    )
-    write_durably(path, study.to_toml().encode())
-    return study
-
-
-def _affordable_noise(plan: Plan) -> float:
-    """Return the study's noise multiplier; refuse more rounds than the budget pays for."""
-    if plan.noise_multiplier is None:
-        steps = plan.rounds * plan.steps_per_round
-        return noise_for(
-            target=plan.epsilon, delta=plan.delta, sampling_rate=plan.sampling_rate, steps=steps
-        )
-    charge = Charge(
-        noise_multiplier=plan.noise_multiplier,
-        sampling_rate=plan.sampling_rate,
-        steps=plan.steps_per_round,
-    )
-    cost = epsilon([charge] * plan.rounds, delta=plan.delta)
-    if cost > plan.epsilon:
-        pays = rounds_within(charge, limit=plan.epsilon, delta=plan.delta, most=plan.rounds)
-        raise ConfigError(
-            f"{plan.rounds} rounds cost epsilon {cost:.2f} at delta {plan.delta:g}; "
-            f"the hospitals' limit is {plan.epsilon:g}, which pays for {pays} rounds.",
-            remedy=f"Use --rounds {pays}, more noise, or a larger --epsilon."
-            if pays
-            else "Use more noise, fewer steps per round, or a larger --epsilon.",
-        )
-    return plan.noise_multiplier
-
-
 def _rounds(run: Run, reporter: Reporter) -> None:
     study = run.study
     reporter.stage("Federation", study.rounds)
     charge = study.mechanism(study.sites[0].name).charge()
 
-    def watch(record: RoundRecord, model: Vector, releases: tuple[Release, ...]) -> None:
+    def watch(record: RoundRecord, model: Vector, releases: Iterable[Release]) -> None:
         del model
         for release in releases:
             observed.keep(run.folder, release)
@@ -276,7 +202,13 @@ def _rounds(run: Run, reporter: Reporter) -> None:
             total=study.rounds,
         )
 
-    server = server_app(study, folder=run.folder / "server", resume=True, watch=watch)
+    server = server_app(
+        study,
+        folder=run.folder / "server",
+        resume=True,
+        watch=watch,
+        key=hospitals.coordinator_key(run.plan.seed),
+    )
     engine.run(
         server,
         [run.sites[site.name].folder for site in study.sites],

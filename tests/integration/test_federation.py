@@ -22,19 +22,26 @@ class Federation:
 
     def __init__(self, tiny, folder, *, study=None, sites=3, policy=None):
         self.tiny, self.folder = tiny, folder
-        self.study = study or tiny.study()
+        signed = tiny.signed(study)
+        self.study = signed.study
         self.sites = [
-            tiny.site(folder / name, self.study, name=name, seed=number, policy=policy)
+            tiny.site(folder / name, signed, name=name, seed=number, policy=policy)
             for number, name in enumerate(tiny.names[:sites])
         ]
         self.seen = []
 
     def run(self, *, then=lambda record: None, resume=False, workers=2, seed=7):
         def watch(record, model, releases):
-            self.seen.append((record, model, releases))
+            self.seen.append((record, model, tuple(releases)))
             then(record)
 
-        server = server_app(self.study, folder=self.folder / "server", resume=resume, watch=watch)
+        server = server_app(
+            self.study,
+            folder=self.folder / "server",
+            resume=resume,
+            watch=watch,
+            key=self.tiny.key("coordinator"),
+        )
         engine.run(
             server,
             [site.folder for site in self.sites],
@@ -215,7 +222,7 @@ def test_momentum_adam_and_average_survive_a_crash_and_another_machine(
     other.sites = [Site.open(moved / name) for name in tiny.names]
     other.run(resume=True)
     ends = [
-        checkpoint.latest(each.folder / "server", digest=study.digest) for each in (whole, other)
+        checkpoint.latest(each.folder / "server", digest=each.study.digest) for each in (whole, other)
     ]
     assert ends[0].model.tobytes() == ends[1].model.tobytes()
     assert ends[0].published.tobytes() == ends[1].published.tobytes()

@@ -18,15 +18,18 @@ from septum_server.app import server_app
 @pytest.mark.timeout(280)
 def test_ray_and_local_agree_and_ray_leaves_the_home_alone(tiny, tmp_path):
     names = tiny.names[:2]
-    study = tiny.study(rounds=2, sites=[{"name": name, "patients": 10} for name in names])
+    sites = [{"name": name, "patients": 10} for name in names]
+    signed = tiny.signed(tiny.study(rounds=2, sites=sites))
+    study, key = signed.study, tiny.key("coordinator")
     home = tmp_path / "home"
     home.mkdir()
     folders = {kind: tmp_path / kind for kind in ("local", "ray")}
     for folder in folders.values():
         for seed, name in enumerate(names):
-            tiny.site(folder / name, study, name=name, seed=seed)
+            tiny.site(folder / name, signed, name=name, seed=seed)
+    key.save(folders["ray"] / "coordinator.key")
     server = server_app(
-        study, folder=folders["local"] / "server", resume=False, watch=lambda *_: None
+        study, folder=folders["local"] / "server", resume=False, watch=lambda *_: None, key=key
     )
     engine.run(
         server,

@@ -63,7 +63,7 @@ PARAMETERS = 0
 
 
 def order(site):
-    (path,) = (site.folder / "approved").iterdir()
+    (path,) = (site.folder / "approved").glob("*.toml")
     study = load(path)
     network = network_of(study)
     return Instruction(study=study.digest, round=1, model=to_vector(network))

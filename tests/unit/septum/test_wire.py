@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from septum.errors import Code, WireError
+from septum.errors import Code, SignatureError, WireError
+from septum.signing import Purpose, SigningKey, verify
 from septum.wire import (
+    INSTRUCTION_FIELDS,
     METRICS,
+    REFUSAL_FIELDS,
     RELEASE_FIELDS,
+    Declined,
     Instruction,
     Release,
     decode_instruction,
@@ -26,6 +30,7 @@ from septum.wire import (
 
 SECRET = "Mustermann^Erika"
 HEX = "0123456789abcdef" * 4
+KEY = SigningKey.from_seed(b"k" * 32)
 
 vectors = hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32))
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -65,12 +70,21 @@ def header(shape, descr="<f4", fortran=False):
     return stored.getvalue()
 
 
-@given(vector=vectors, study=digests, round=st.integers(1, 2**62))
-def test_an_instruction_survives_the_wire(vector, study, round):
-    sent = Instruction(study=study, round=round, model=vector)
+@given(
+    vector=vectors,
+    study=digests,
+    round=st.integers(1, 2**62),
+    deadline=st.integers(0, 2**62),
+    signed=st.booleans(),
+)
+def test_an_instruction_survives_the_wire(vector, study, round, deadline, signed):
+    sent = Instruction(study=study, round=round, model=vector, deadline=deadline)
+    sent = sent.signed(KEY) if signed else sent
     got = decode_instruction(encode_instruction(sent))
     assert (got.study, got.round, got.model.tobytes()) == (study, round, vector.tobytes())
+    assert (got.deadline, got.signature) == (deadline, sent.signature)
     assert got.digest == sent.digest
+    assert got.statement == sent.statement
 
 
 @given(
@@ -94,18 +108,86 @@ def test_a_release_survives_the_wire(vector, hexes, site, round, numbers, metric
         ledger_head=hexes[2],
         update=vector,
         metrics=metrics,
-    )
+    ).signed(KEY)
     got = decode_release(encode_release(sent))
     for name in RELEASE_FIELDS:
         assert getattr(got, name) == getattr(sent, name)
     assert got.metrics == metrics
     assert got.update.tobytes() == vector.tobytes()
     assert got.update.dtype == np.float32
+    verify(KEY.public, Purpose.RELEASE, got.statement, got.signature)
 
 
 @pytest.mark.parametrize("code", Code)
-def test_every_refusal_survives_the_wire(code):
-    assert decode_refusal(encode_refusal(code, site="north")) == (code, "north")
+@pytest.mark.parametrize("instruction", ["", HEX])
+def test_every_refusal_survives_the_wire(code, instruction):
+    said = Declined(code=code, site="north", instruction=instruction)
+    for sent in (said, said.signed(KEY)):
+        got = decode_refusal(encode_refusal(sent))
+        assert got == sent
+        assert got.statement == sent.statement
+
+
+def changed_release():
+    yield from (
+        {"study": HEX[::-1]}, {"site": "south"}, {"round": 2}, {"instruction": HEX[::-1]},
+        {"noise_multiplier": 1.5}, {"max_grad_norm": 2.0}, {"ledger_head": HEX[::-1]},
+        {"update": np.arange(4, dtype=np.float32) + 1}, {"metrics": {}}, {"metrics": {"steps": 4}},
+        {"metrics": {"steps": 3, "update_norm": 0.1}},
+    )  # fmt: skip
+
+
+def changed_instruction():
+    yield from (
+        {"study": HEX[::-1]}, {"round": 2}, {"deadline": 8}, {"model": np.zeros(4, np.float32)},
+    )  # fmt: skip
+
+
+def changed_refusal():
+    yield from ({"code": Code.INTERNAL}, {"site": "south"}, {"instruction": ""})
+
+
+def order(**changes):
+    fields = {"study": HEX, "round": 1, "model": np.ones(4, np.float32), "deadline": 7}
+    return Instruction(**(fields | changes))
+
+
+def refusal(**changes):
+    fields = {"code": Code.NO_POLICY, "site": "north", "instruction": HEX}
+    return Declined(**(fields | changes))
+
+
+SIGNED = {
+    Purpose.RELEASE: (release, changed_release),
+    Purpose.INSTRUCTION: (order, changed_instruction),
+    Purpose.REFUSAL: (refusal, changed_refusal),
+}
+
+
+@pytest.mark.parametrize(
+    ("purpose", "changes"),
+    [(purpose, change) for purpose, (_, changes) in SIGNED.items() for change in changes()],
+    ids=lambda value: value if isinstance(value, Purpose) else " ".join(value),
+)
+def test_a_signature_holds_for_what_was_said_and_for_no_other_value(purpose, changes):
+    make, _ = SIGNED[purpose]
+    said = make().signed(KEY)
+    verify(KEY.public, purpose, said.statement, said.signature)
+    with pytest.raises(SignatureError):
+        verify(KEY.public, purpose, make(**changes).statement, said.signature)
+
+
+def test_every_field_that_crosses_the_wall_is_under_the_signature():
+    held = set(release(metrics={"steps": 1, "update_norm": 1.0}).statement)
+    assert held == {*RELEASE_FIELDS, *(f"metric_{name}" for name in METRICS), "payload"} - {
+        "signature"
+    }
+    assert set(order().statement) == {*INSTRUCTION_FIELDS, "model"} - {"signature"}
+    assert set(refusal().statement) == set(REFUSAL_FIELDS) - {"signature"}
+
+
+def test_an_order_repeated_with_a_new_deadline_is_the_same_order():
+    assert order(deadline=1).digest == order(deadline=2).digest
 
 
 def test_a_release_is_not_taken_for_a_refusal():
@@ -138,6 +220,14 @@ def _missing_record(content):
 
 def _text_round(content):
     content["instruction"]["round"] = SECRET
+
+
+def _early_deadline(content):
+    content["instruction"]["deadline"] = -1
+
+
+def _named_signature(content):
+    content["instruction"]["signature"] = SECRET
 
 
 def _true_round(content):
@@ -173,7 +263,7 @@ def _two_vectors(content):
     [
         _extra_record, _extra_field, _named_field, _missing_field, _missing_record, _text_round,
         _true_round, _zero_round, _path_study, _newline_study, _swapped_kinds, _config_as_array,
-        _two_vectors,
+        _two_vectors, _early_deadline, _named_signature,
     ],
     ids=lambda f: f.__name__.strip("_"),
 )  # fmt: skip
@@ -273,6 +363,8 @@ def test_a_release_lacking_a_field_is_refused(name):
         ("site", SECRET),
         ("instruction", HEX.upper()),
         ("ledger_head", HEX[:-1]),
+        ("signature", SECRET),
+        ("signature", HEX),
         ("round", 1.0),
         ("noise_multiplier", 1),
         ("noise_multiplier", float("nan")),
@@ -309,19 +401,29 @@ def test_a_metric_outside_the_allow_list_is_refused(metrics):
     assert SECRET not in str(refused.value)
 
 
+def _refused(**changes):
+    fields = {"code": "SITE_201", "site": "north", "instruction": HEX, "signature": ""}
+    return ConfigRecord({k: v for k, v in (fields | changes).items() if v is not None})
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        {"refusal": ConfigRecord({"code": SECRET, "site": "north"})},
-        {"refusal": ConfigRecord({"code": "SITE_201", "site": SECRET})},
-        {"refusal": ConfigRecord({"code": "SITE_201", "site": "north", "reason": SECRET})},
-        {"refusal": ConfigRecord({"code": "DATA_101", "site": "north"})},
-        {"refusal": ConfigRecord({"code": "SITE_201"})},
-        {"refusal": ConfigRecord({"code": "SITE_201", "site": "north"}), SECRET: ConfigRecord({})},
+        {"refusal": _refused(code=SECRET)},
+        {"refusal": _refused(site=SECRET)},
+        {"refusal": _refused(reason=SECRET)},
+        {"refusal": _refused(code="DATA_101")},
+        {"refusal": _refused(site=None)},
+        {"refusal": _refused(instruction=SECRET)},
+        {"refusal": _refused(signature=SECRET)},
+        {"refusal": _refused(), SECRET: ConfigRecord({})},
         {"refusal": MetricRecord({"code": 201})},
     ],
-    ids=["code is text", "site is text", "reason", "another list", "no site", "more", "metrics"],
-)
+    ids=[
+        "code is text", "site is text", "reason", "another list", "no site", "order is text",
+        "signature is text", "more", "metrics",
+    ],
+)  # fmt: skip
 def test_a_refusal_that_says_anything_but_a_code_is_refused_unquoted(content):
     with pytest.raises(WireError) as refused:
         decode_refusal(RecordDict(content))
@@ -333,7 +435,9 @@ def test_the_allow_list_holds_no_statistic_of_patients():
     assert set(METRICS) == {"steps", "update_norm"}
     assert set(RELEASE_FIELDS) == {
         "study", "site", "round", "instruction", "noise_multiplier", "max_grad_norm", "ledger_head",
+        "signature",
     }  # fmt: skip
+    assert set(REFUSAL_FIELDS) == {"code", "site", "instruction", "signature"}
 
 
 @given(st.lists(st.sampled_from(["study", "round", "model"]), min_size=1, unique=True), vectors)

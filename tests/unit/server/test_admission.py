@@ -92,11 +92,13 @@ def test_a_privacy_promise_weaker_than_the_studys_is_refused(answered, changes):
     refused(answered, "WEAKER_PRIVACY", **changes)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"study": "f" * 64}, {"round": 1}, {"round": 3}, {"instruction": "f" * 64}]
-)
+@pytest.mark.parametrize("changes", [{"study": "f" * 64}, {"round": 3}, {"instruction": "f" * 64}])
 def test_an_answer_to_something_else_is_refused(answered, changes):
     refused(answered, "OTHER_INSTRUCTION", **changes)
+
+
+def test_an_answer_to_an_earlier_round_is_called_what_it_is(answered):
+    refused(answered, "REPLAYED", round=1)
 
 
 def test_a_site_outside_the_study_is_refused(answered):

@@ -1,56 +1,57 @@
 import dataclasses
+from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from septum.errors import Code, EngineError
+from septum.errors import Code, EngineError, Refusal
+from septum.signing import Purpose, verify
 from septum.wire import (
+    Declined,
     Release,
-    decode_instruction,
+    encode_instruction,
     encode_refusal,
     encode_release,
 )
 from septum_server import checkpoint, rounds
 from septum_server.app import server_app
-from septum_server.bridge import SeptumStrategy, pack, unpack
+from septum_server.bridge import RoundLoop, read
+from septum_server.clock import Clock
 
 PATIENT = "Mustermann^Erika"
 NODES = {"north": 2, "south": 3, "west": 4}
 START = np.zeros(40, np.float32)
 
 
-class Nodes:
-    """The part of a grid that configuring a round needs."""
-
-    def __init__(self, nodes):
-        self.nodes = nodes
-
-    def get_node_ids(self):
-        return self.nodes
-
-
 class Round:
-    """One strategy, driven by hand."""
+    """One study's rounds, driven by hand."""
 
-    def __init__(self, study, folder, *, done=0):
+    def __init__(self, tiny, folder, **study):
+        self.tiny, self.folder = tiny, folder
+        self.study = tiny.signed(tiny.study(**study)).study
         self.watched = []
         folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.strategy = SeptumStrategy(
-            study, folder=folder, done=done, watch=lambda *seen: self.watched.append(seen)
+        self.loop = RoundLoop(
+            self.study,
+            folder=folder,
+            key=tiny.key("coordinator"),
+            watch=lambda *seen: self.watched.append(seen),
         )
 
     def ask(self, number=1, model=START):
-        grid = Nodes(list(NODES.values()))
+        self.model = model
+        self.instruction = self.loop.order(number, model)
+        self.tally = self.loop.tally(self.instruction)
+        content = encode_instruction(self.instruction)
         self.messages = {
-            m.metadata.dst_node_id: m
-            for m in self.strategy.configure_train(number, pack(model), ConfigRecord(), grid)
+            node: Message(content, dst_node_id=node, message_type="train")
+            for node in NODES.values()
         }
-        self.instruction = decode_instruction(self.messages[2].content)
 
-    def release(self, site, **changes):
+    def unsigned(self, site, **changes):
         honest = Release(
             study=self.instruction.study,
             site=site,
@@ -61,14 +62,24 @@ class Round:
             ledger_head="0" * 64,
             update=np.full(40, 0.1, np.float32),
         )
-        return encode_release(dataclasses.replace(honest, **changes))
+        return dataclasses.replace(honest, **changes)
+
+    def release(self, site, **changes):
+        return encode_release(self.unsigned(site, **changes).signed(self.tiny.key(site)))
+
+    def refusal(self, site, code, **changes):
+        fields = {"code": code, "site": site, "instruction": self.instruction.digest}
+        return encode_refusal(Declined(**(fields | changes)).signed(self.tiny.key(site)))
 
     def reply(self, node, content):
         return Message(content, reply_to=self.messages[node])
 
-    def close(self, *replies, number=1):
-        model, _ = self.strategy.aggregate_train(number, replies)
-        return unpack(model), rounds.read(self.folder)[-1]
+    def close(self, *replies):
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            self.tally.take(node, partial(read, reply, node))
+        model = self.loop.close(self.tally, self.model)
+        return model, rounds.read(self.folder)[-1]
 
 
 @pytest.fixture(autouse=True)
@@ -79,26 +90,9 @@ def _identity(monkeypatch):
 
 @pytest.fixture
 def round_(tiny, tmp_path):
-    made = Round(tiny.study(), tmp_path / "run")
+    made = Round(tiny, tmp_path / "run")
     made.ask()
     return made
-
-
-def test_every_hospital_gets_the_same_instruction_and_no_run_config(tiny, tmp_path):
-    made = Round(tiny.study(), tmp_path / "run", done=1)
-    config = ConfigRecord({"noise_multiplier": 0.0})
-    grid = Nodes([4, 2, 3])
-    messages = list(made.strategy.configure_train(1, pack(START), config, grid))
-    assert [m.metadata.dst_node_id for m in messages] == [2, 3, 4]
-    for message in messages:
-        assert set(message.content) == {"model", "instruction"}
-        assert decode_instruction(message.content).round == 2
-
-
-def test_no_hospital_is_asked_to_evaluate(tiny, tmp_path):
-    strategy = Round(tiny.study(), tmp_path / "run").strategy
-    assert list(strategy.configure_evaluate(1, pack(START), ConfigRecord(), Nodes([2]))) == []
-    assert strategy.aggregate_evaluate(1, []) is None
 
 
 def test_a_full_round_is_averaged_recorded_saved_and_watched(round_, tiny):
@@ -109,7 +103,7 @@ def test_a_full_round_is_averaged_recorded_saved_and_watched(round_, tiny):
     assert entry.complete
     assert entry.answered == ("north", "south", "west")
     assert entry.heads == dict.fromkeys(NODES, "0" * 64)
-    saved = checkpoint.latest(round_.folder, digest=tiny.study().digest)
+    saved = checkpoint.latest(round_.folder, digest=round_.study.digest)
     assert (saved.round, saved.model.tobytes()) == (1, model.tobytes())
     assert len(round_.watched) == 1
 
@@ -130,9 +124,9 @@ def test_below_the_minimum_the_run_ends_and_the_model_stays(round_, tiny):
     with pytest.raises(EngineError, match=r"1 contributions.*needs 2.*south: SITE_210"):
         round_.close(
             round_.reply(2, round_.release("north")),
-            round_.reply(3, encode_refusal(Code.BUDGET_EXCEEDED, site="south")),
+            round_.reply(3, round_.refusal("south", Code.BUDGET_EXCEEDED)),
         )
-    assert checkpoint.latest(round_.folder, digest=tiny.study().digest) is None
+    assert checkpoint.latest(round_.folder, digest=round_.study.digest) is None
     assert round_.watched == []
     (entry,) = rounds.read(round_.folder)
     assert entry.refused == {"south": "SITE_210", "west": "NO_ANSWER"}
@@ -140,12 +134,12 @@ def test_below_the_minimum_the_run_ends_and_the_model_stays(round_, tiny):
 
 def test_a_round_that_no_retry_can_complete_is_skipped_with_its_model_unchanged(round_, tiny):
     lost = [
-        round_.reply(node, encode_refusal(Code.ROUND_ALREADY_CHARGED, site=site))
+        round_.reply(node, round_.refusal(site, Code.ROUND_ALREADY_CHARGED))
         for site, node in list(NODES.items())[:2]
     ]
     with pytest.raises(EngineError, match="SITE_211"):
         round_.close(*lost, round_.reply(4, round_.release("west")))
-    saved = checkpoint.latest(round_.folder, digest=tiny.study().digest)
+    saved = checkpoint.latest(round_.folder, digest=round_.study.digest)
     assert (saved.round, saved.model.tobytes()) == (1, START.tobytes())
 
 
@@ -161,6 +155,7 @@ SPOILT = {
     "WEAKER_PRIVACY": {"noise_multiplier": 0.5},
     "TOO_MUCH_NOISE": {"noise_multiplier": 1e9},
     "OTHER_INSTRUCTION": {"round": 7},
+    "REPLAYED": {"round": 0},
 }
 
 
@@ -208,7 +203,7 @@ def test_a_site_contributes_once_however_often_it_answers(round_):
         round_.reply(2, round_.release("north")),
         round_.reply(2, longer),
         round_.reply(3, round_.release("south")),
-        round_.reply(4, encode_refusal(Code.INTERNAL, site="west")),
+        round_.reply(4, round_.refusal("west", Code.INTERNAL)),
     )
     assert np.allclose(model, 0.1)
     assert entry.strays == ("DUPLICATE",)
@@ -235,7 +230,6 @@ def test_a_node_cannot_change_the_site_it_speaks_for(round_):
         round_.reply(3, forged),
         round_.reply(2, round_.release("north")),
         round_.reply(4, round_.release("west")),
-        number=2,
     )
     assert np.allclose(model, 0.1)
     assert entry.refused == {"south": "OTHER_SITE"}
@@ -253,7 +247,8 @@ def test_a_site_outside_the_study_is_a_stray(round_):
 
 def test_flowers_error_text_is_never_kept(round_, caplog, capfd):
     failed = Message(Error(code=2, reason=PATIENT), reply_to=round_.messages[4])
-    text = RecordDict({"refusal": ConfigRecord({"code": PATIENT, "site": "west"})})
+    spoilt = {"code": PATIENT, "site": "west", "instruction": "", "signature": ""}
+    text = RecordDict({"refusal": ConfigRecord(spoilt)})
     _, entry = round_.close(
         round_.reply(2, round_.release("north")),
         round_.reply(3, round_.release("south")),
@@ -268,7 +263,7 @@ def test_flowers_error_text_is_never_kept(round_, caplog, capfd):
 def test_the_order_of_answers_never_changes_the_model(tiny, tmp_path):
     models = []
     for name, order in (("a", [2, 3, 4]), ("b", [4, 3, 2])):
-        made = Round(tiny.study(), tmp_path / name)
+        made = Round(tiny, tmp_path / name)
         made.ask()
         sites = {node: site for site, node in NODES.items()}
         updates = {
@@ -282,15 +277,187 @@ def test_the_order_of_answers_never_changes_the_model(tiny, tmp_path):
     assert models[0] == models[1]
 
 
-def test_a_round_cannot_be_aggregated_before_it_is_configured(tiny, tmp_path):
-    with pytest.raises(EngineError, match="before it was configured"):
-        Round(tiny.study(), tmp_path / "run").strategy.aggregate_train(1, [])
-
-
 def test_an_existing_run_is_not_overwritten_without_resume(tiny, tmp_path):
     study = tiny.study()
     checkpoint.save(tmp_path, checkpoint.Checkpoint(digest=study.digest, round=2, model=START))
     with pytest.raises(EngineError, match="already holds 2 rounds"):
-        server_app(study, folder=tmp_path, resume=False, watch=lambda *_: None)
+        server_app(study, folder=tmp_path, resume=False, watch=lambda *_: None, key=None)
     with pytest.raises(EngineError, match="another study"):
-        server_app(tiny.study(rounds=9), folder=tmp_path, resume=True, watch=lambda *_: None)
+        server_app(
+            tiny.study(rounds=9), folder=tmp_path, resume=True, watch=lambda *_: None, key=None
+        )
+
+
+def others(round_):
+    """Return two honest answers, so that the third decides nothing."""
+    return (
+        round_.reply(2, round_.release("north")),
+        round_.reply(3, round_.release("south")),
+    )
+
+
+def forged(round_, site, by, **changes):
+    return round_.unsigned(site, **changes).signed(round_.tiny.key(by))
+
+
+UNBELIEVED = {
+    "without a signature": ("UNSIGNED", lambda r: r.unsigned("west")),
+    "signed by a stranger": ("FORGED", lambda r: forged(r, "west", "stranger")),
+    "signed by another site": ("FORGED", lambda r: forged(r, "west", "south")),
+    "signed by the coordinator": ("FORGED", lambda r: forged(r, "west", "coordinator")),
+    "changed under way": (
+        "FORGED",
+        lambda r: dataclasses.replace(forged(r, "west", "west"), update=START + np.float32(1)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("reason", "make"), UNBELIEVED.values(), ids=UNBELIEVED)
+@pytest.mark.parametrize("known", [False, True])
+def test_what_a_sites_key_did_not_sign_is_recorded_and_never_counted(round_, reason, make, known):
+    if known:
+        round_.loop._names.learn(4, "west")
+    model, entry = round_.close(*others(round_), round_.reply(4, encode_release(make(round_))))
+    assert np.allclose(model, 0.1)
+    assert entry.answered == ("north", "south")
+    assert entry.refused == {"west": reason if known else rounds.NO_ANSWER}
+    assert entry.strays == (() if known else (reason,))
+
+
+def test_nobody_can_make_a_site_refuse_by_a_forged_refusal(round_):
+    bad = Declined(code=Code.INTERNAL, site="north", instruction=round_.instruction.digest)
+    _, entry = round_.close(
+        round_.reply(4, encode_refusal(bad.signed(round_.tiny.key("west")))),
+        round_.reply(4, encode_refusal(bad)),
+        *others(round_),
+    )
+    assert entry.answered == ("north", "south")
+    assert entry.strays == ("FORGED", "UNSIGNED")
+
+
+def test_an_answer_of_an_earlier_round_is_refused_as_a_replay_however_well_it_is_signed(round_):
+    old = round_.release("west")
+    said = round_.refusal("west", Code.INTERNAL)
+    round_.close(*others(round_), round_.reply(4, old))
+    round_.ask(2)
+    for content in (old, said):
+        round_.tally = round_.loop.tally(round_.instruction)
+        _, entry = round_.close(*others(round_), round_.reply(4, content))
+        assert entry.refused == {"west": "REPLAYED"}
+
+
+def test_a_node_that_answers_what_another_was_asked_is_not_heard(round_):
+    stolen = round_.reply(4, round_.release("west"))
+    stolen.metadata.__dict__["_src_node_id"] = 9
+    round_.tally.take(4, partial(read, stolen, 4))
+    _, entry = round_.close(*others(round_))
+    assert entry.strays == ("OTHER_NODE",)
+    assert entry.refused == {"west": rounds.NO_ANSWER}
+
+
+def test_a_node_that_connects_by_a_sites_key_takes_its_place_from_the_node_before(round_):
+    round_.close(*others(round_), round_.reply(4, round_.release("west")))
+    round_.ask(2)
+    round_.loop._names.learn(9, "west")
+    round_.messages[9] = Message(RecordDict(), dst_node_id=9, message_type="train")
+    _, entry = round_.close(*others(round_), round_.reply(9, round_.release("west")))
+    assert entry.complete
+
+
+def test_a_study_that_nobody_signs_counts_unsigned_answers(tiny, tmp_path):
+    study = tiny.study()
+    loop = RoundLoop(study, folder=tmp_path, key=None, watch=lambda *_: None)
+    order = loop.order(1, START)
+    assert order.signature == ""
+    tally = loop.tally(order)
+    made = Round(tiny, tmp_path / "other")
+    made.ask()
+    for node, site in enumerate(("north", "south")):
+        said = made.unsigned(site, study=study.digest, instruction=order.digest)
+        tally.take(node, lambda said=said: said)
+    assert set(tally.releases) == {"north", "south"}
+
+
+def test_every_order_is_signed_and_repeating_it_changes_its_deadline_alone(round_):
+    first = round_.instruction
+    public = round_.tiny.key("coordinator").public
+    later = Clock(now=lambda: first.deadline + 5.0)
+    again = RoundLoop(
+        round_.study,
+        folder=round_.folder,
+        key=round_.tiny.key("coordinator"),
+        watch=lambda *_: None,
+        clock=later,
+    ).order(1, START)
+    for order in (first, again):
+        verify(public, Purpose.INSTRUCTION, order.statement, order.signature)
+    assert again.digest == first.digest
+    assert again.deadline == first.deadline + 5 + round_.study.participation.deadline_s
+
+
+def test_a_run_begins_only_with_the_key_that_its_study_names(tiny, tmp_path):
+    study = tiny.signed().study
+    for key in (None, tiny.key("north")):
+        with pytest.raises(EngineError, match="names the coordinator"):
+            server_app(study, folder=tmp_path, resume=True, watch=lambda *_: None, key=key)
+    with pytest.raises(EngineError, match="names the coordinator"):
+        server_app(
+            tiny.study(),
+            folder=tmp_path,
+            resume=True,
+            watch=lambda *_: None,
+            key=tiny.key("coordinator"),
+        )
+
+
+def test_a_study_that_ended_is_not_run(tiny, tmp_path):
+    study = tiny.signed(tiny.study(expires="2026-01-31")).study
+    at = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    given = {"folder": tmp_path, "resume": True, "watch": lambda *_: None}
+    with pytest.raises(Refusal, match="2026-01-31") as refused:
+        server_app(study, key=tiny.key("coordinator"), clock=Clock(now=lambda: at), **given)
+    assert refused.value.code is Code.STUDY_EXPIRED
+    server_app(study, key=tiny.key("coordinator"), clock=Clock(now=lambda: at - 1), **given)
+
+
+def test_the_last_round_below_the_quorum_leaves_no_checkpoint_of_a_finished_study(tiny, tmp_path):
+    made = Round(tiny, tmp_path / "run", rounds=1)
+    made.ask()
+    lost = [
+        made.reply(node, made.refusal(site, Code.ROUND_ALREADY_CHARGED))
+        for site, node in NODES.items()
+    ]
+    with pytest.raises(EngineError, match="0 contributions"):
+        made.close(*lost)
+    assert checkpoint.latest(made.folder, digest=made.study.digest) is None
+
+
+def test_the_round_record_says_in_one_line_who_is_missing_why_and_what_to_do(round_):
+    _, entry = round_.close(
+        round_.reply(2, round_.release("north")),
+        round_.reply(3, round_.release("south")),
+        round_.reply(4, round_.refusal("west", Code.BUDGET_EXCEEDED)),
+    )
+    assert entry.said == (
+        "round 1: 2 of 3 sites contributed; "
+        "west: SITE_210, its privacy budget is spent (the hospital decides)"
+    )
+
+
+def test_no_update_is_in_memory_and_none_is_left_on_disk_after_two_rounds(round_):
+    everybody = lambda: [  # noqa: E731 - said again for each round
+        round_.reply(node, round_.release(site)) for site, node in NODES.items()
+    ]
+    round_.close(*everybody())
+    assert all(each.stated.update.size == 0 for each in round_.tally.releases.values())
+    round_.ask(2)
+    round_.close(*everybody())
+    kept = sorted(path.name for path in (round_.folder / "arrivals").iterdir())
+    assert kept == ["00002"], "the last round's releases are compared with the next round's"
+
+
+def test_a_disk_that_is_full_stops_the_run_by_name(round_, monkeypatch):
+    (round_.folder / "arrivals").write_text("in the way")
+    reply = round_.reply(2, round_.release("north"))
+    with pytest.raises(EngineError, match="could not be kept"):
+        round_.tally.take(2, partial(read, reply, 2))

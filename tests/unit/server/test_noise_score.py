@@ -97,7 +97,7 @@ def test_the_same_noise_twice_raises_an_alarm(make):
     made, alarms = scores({NORTH: north, SOUTH: copied}, study=study)
     assert made[NORTH]["likeness"] == 1.0
     assert [alarm for alarm in alarms if noise_score.SAME_NOISE in alarm]
-    _, alarms = scores({NORTH: north}, study=study, previous={NORTH: north.update})
+    _, alarms = scores({NORTH: north}, study=study, previous={NORTH: north})
     assert "with north's last's" in "".join(alarms)
 
 

@@ -1,0 +1,190 @@
+"""One round's answers, each verified, admitted and counted once; what is not is said why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from septum.errors import AdmissionError, SignatureError, WireError
+from septum.models import Vector
+from septum.signing import Purpose, verify
+from septum.study import Study
+from septum.wire import Declined, Instruction, Release
+from septum_server.admission import admit
+from septum_server.arrivals import Arrivals, Arrived
+
+
+class Names:
+    """Which node speaks for which site, over the rounds of a run.
+
+    Guarantees:
+      - A node that spoke for one site speaks for no other, and no second node
+        speaks for a site, whatever it signs.
+
+    Args:
+      study: The study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._sites = {site.name for site in study.sites}
+        self._names: dict[int, str] = {}
+
+    def of(self, node: int) -> str | None:
+        """Return the site that ``node`` speaks for, if it is known."""
+        return self._names.get(node)
+
+    def learn(self, node: int, site: str) -> None:
+        """Note that ``node`` connected by the key of ``site``: it speaks for it, and no other."""
+        self._names = {other: name for other, name in self._names.items() if name != site}
+        self._names[node] = site
+
+    def bind(self, node: int, site: str) -> None:
+        """Let ``node`` speak for ``site`` from now on.
+
+        Raises:
+          AdmissionError: The node or the site is taken.
+        """
+        if self._names.setdefault(node, site) != site:
+            raise AdmissionError("OTHER_SITE: the node spoke for another site before.")
+        if any(other != node and name == site for other, name in self._names.items()):
+            del self._names[node]
+            raise AdmissionError("OTHER_NODE: another node speaks for this site.")
+
+    def require(self, site: str) -> None:
+        """Refuse a site that the study does not name.
+
+        Raises:
+          AdmissionError: It is not in the study.
+        """
+        if site not in self._sites:
+            raise AdmissionError("UNKNOWN_SITE: the answer names a site outside the study.")
+
+
+class Tally:
+    """The answers to one instruction.
+
+    Guarantees:
+      - A site contributes at most once, and only what its key signed for this
+        very order; neither Flower's word nor a node's is believed.
+      - Nothing that an answer says is kept but a closed code or our own reason.
+
+    Args:
+      study: The study.
+      instruction: The order that is answered.
+      names: Kept over the rounds.
+      arrivals: Where admitted updates wait, so that memory holds none of them.
+    """
+
+    def __init__(
+        self, study: Study, instruction: Instruction, *, names: Names, arrivals: Arrivals
+    ) -> None:
+        self.instruction = instruction
+        self.releases: dict[str, Arrived] = {}
+        self.arrivals = arrivals
+        self.strays: list[str] = []
+        self._study = study
+        self._names = names
+        self._refused: dict[str, str] = {}
+        self._asked: set[int] = set()
+        self._done: set[int] = set()
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why each site that answered, and did not contribute, did not."""
+        return {site: why for site, why in self._refused.items() if site not in self.releases}
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The sites whose node is known by its key and was not there to be asked."""
+        asked = {self._names.of(node) for node in self._asked}
+        everybody = {site.name for site in self._study.sites if site.node_key}
+        return frozenset(everybody - asked)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the quorum is reached, or nobody is left who could help to reach it."""
+        sites, least = self._study.sites, self._study.strategy.minimum_sites
+        done = {self._names.of(node) for node in self._done}
+        left = [site for site in sites if site.name not in done]
+        return (
+            len(self.releases) >= least
+            or len(self.releases) + len(left) < least
+            or len(self._done) >= len(sites)
+        )
+
+    def ask(self, node: int) -> None:
+        """Note that ``node`` was asked."""
+        self._asked.add(node)
+
+    def take(
+        self, node: int, read: Callable[[], Release | Declined], *, final: bool = True
+    ) -> None:
+        """Count one answer, or note why it does not count.
+
+        Args:
+          node: The node that was asked.
+          read: Gives the answer, or raises AdmissionError or WireError.
+          final: Whether the node is not asked again in this round.
+
+        Raises:
+          EngineError: An admitted release cannot be kept: the disk is full.
+        """
+        if final:
+            self._done.add(node)
+        try:
+            answer = read()
+            if isinstance(answer, Declined):
+                self._decline(node, answer)
+            else:
+                self._admit(node, answer)
+        except (AdmissionError, WireError) as error:
+            admission = isinstance(error, AdmissionError)
+            reason = error.message.split(":")[0] if admission else "FORM"
+            name = self._names.of(node)
+            if name is None or name in self.releases:
+                self.strays.append(reason)
+            else:
+                self._refused[name] = reason
+
+    def _decline(self, node: int, declined: Declined) -> None:
+        self._verify(declined, Purpose.REFUSAL)
+        if declined.instruction not in {"", self.instruction.digest}:
+            raise AdmissionError("REPLAYED: the refusal answers another order.")
+        self._names.bind(node, declined.site)
+        self._refused[declined.site] = declined.code.value
+
+    def _admit(self, node: int, release: Release) -> None:
+        self._verify(release, Purpose.RELEASE)
+        self._names.bind(node, release.site)
+        if release.site in self.releases:
+            raise AdmissionError("DUPLICATE: the site answered twice.")
+        admit(release, study=self._study, instruction=self.instruction)
+        self.releases[release.site] = self.arrivals.take(release)
+
+    def _verify(self, said: Release | Declined, purpose: Purpose) -> None:
+        self._names.require(said.site)
+        if not self._study.coordinator:
+            return  # a study that nobody signs: simulations that say so, and tests
+        if not said.signature:
+            raise AdmissionError("UNSIGNED: the answer carries no signature.")
+        key = self._study.participant(said.site).key
+        try:
+            verify(key, purpose, said.statement, said.signature)
+        except SignatureError:
+            raise AdmissionError("FORGED: the signature is not of the site's key.") from None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """A contribution whose update stays on disk until a strategy reads it."""
+
+    arrived: Arrived
+    patients: int
+
+    @property
+    def site(self) -> str:
+        """Who released it."""
+        return self.arrived.site
+
+    @property
+    def update(self) -> Vector:
+        """The update, read anew."""
+        return self.arrived.update
