@@ -10,62 +10,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from septum.errors import ConfigError, DataError, Quarantine
+from septum.errors import ConfigError, Quarantine
 
 Folder = Annotated[Path, typer.Option("--site", help="The site directory.")]
 Source = Annotated[Path, typer.Argument(help="A folder or zip archive, as exported.")]
 Workers = Annotated[int, typer.Option(help="Processes that read.", min=1)]
 Labels = Annotated[list[str], typer.Option(help="Label column; repeat for more.")]
-_MARKS = {"ok": "[green]✓[/]", "look": "[yellow]?[/]", "stop": "[red]✗[/]"}
 
 
 def add_data_verbs(site: typer.Typer) -> None:
     """Add the verbs to ``septum site``."""
-    for verb in (check, ingest, deidentify, withdraw, purge):
+    for verb in (ingest, deidentify, withdraw, purge):
         site.command()(verb)
     site.command("review-pixels")(review_pixels)
-
-
-def check(
-    source: Source,
-    label: Labels,
-    study: Annotated[
-        Path | None, typer.Option(help="Compare with the ranges that this study states.")
-    ] = None,
-    folder: Folder = Path("site"),
-    files: Annotated[int, typer.Option(help="Files to look at.", min=1)] = 400,
-    workers: Workers = 2,
-) -> None:
-    """Say whether an export can take part; show nothing that identifies anyone.
-
-    [dim]Example:[/dim]  septum site check /export --label nodule
-    """
-    from septum.study import load  # noqa: PLC0415 - imports torch; --help must not
-    from septum_client import intake  # noqa: PLC0415
-    from septum_client.check import check as look  # noqa: PLC0415
-    from septum_client.site import Site  # noqa: PLC0415
-
-    site = Site.open(folder)
-    rules = site.policy.intake
-    intake.require(rules)
-    lines = look(
-        source,
-        key=site.key,
-        rules=rules,
-        decisions=intake.decisions(site),
-        wanted=label,
-        reference=None if study is None else load(study).data.reference,
-        most=files,
-        workers=workers,
-    )
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(f" {_MARKS[line.state]} [bold]{line.name:<16}[/] {line.text}")
-    if any(line.state == "stop" for line in lines):
-        raise DataError(
-            "This export cannot take part as it is.",
-            remedy="Mend what is marked ✗, then check again.",
-        )
 
 
 def ingest(
@@ -74,8 +31,9 @@ def ingest(
         list[str] | None, typer.Option(help="Label column; repeat for more. Not with --study.")
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(help="Make what this study needs: its task, labels and sizes.")
-    ] = None,
+        str,
+        typer.Option(help="Make what this study, a digest or a file, needs: its task and sizes."),
+    ] = "",
     folder: Folder = Path("site"),
     image_size: Annotated[int, typer.Option(help="Pixels a side in training.")] = 64,
     depth: Annotated[int, typer.Option(help="Slices of a volume; 1: each frame alone.")] = 1,
@@ -91,20 +49,20 @@ def ingest(
 
     [dim]Before there is a study:[/dim]  septum site ingest /export --label nodule
     """
-    if bool(label) == (study is not None):
+    if bool(label) == bool(study):
         raise ConfigError(
             "ingest needs either a study or labels.",
             remedy="Give --study, or --label once for each label column.",
         )
-    from septum.study import load  # noqa: PLC0415 - imports torch; --help must not
-    from septum_client import intake  # noqa: PLC0415
+    from septum_client import intake  # noqa: PLC0415 - imports torch; --help must not
     from septum_client.cohort import CohortSpec, Split  # noqa: PLC0415
     from septum_client.ingest import ingest as make  # noqa: PLC0415
+    from septum_client.join import study_of  # noqa: PLC0415
     from septum_client.site import Site  # noqa: PLC0415
 
     site = Site.open(folder)
-    if study is not None:
-        spec = CohortSpec.of(load(study).data)
+    if study:
+        spec = CohortSpec.of(study_of(site, study).data)
     else:
         spec = CohortSpec(
             image_size=image_size,

@@ -49,13 +49,13 @@ class Terms:
     mechanism: Mechanism
 
 
-def terms(site: Site, digest: str) -> Terms:
-    """Return the terms of an approved study at this site.
+def terms(site: Site, digest: str, *, today: date) -> Terms:
+    """Return the terms of an approved study at this site, for a round on this day, in UTC.
 
     Raises:
-      Refusal: Not approved, no policy, or outside the policy.
+      Refusal: Not approved by this site's own signature, ended, no policy, or outside the policy.
     """
-    study = site.approved(digest)
+    study = site.approved(digest, today=today)
     policy = site.policy
     mechanism = policy.mechanism(study, site=site.name)
     # What a study began with it keeps: a policy relaxed on the way is for the next study.
@@ -89,7 +89,8 @@ def answer(
     Raises:
       Refusal: With a closed code; the reason stays on site.
     """
-    agreed = terms(site, instruction.study)
+    now = clock()
+    agreed = terms(site, instruction.study, today=now.date())
     study, policy = agreed.study, agreed.policy
     if instruction.round > study.rounds:
         raise Refusal(
@@ -97,8 +98,7 @@ def answer(
             f"round {instruction.round} was asked; the study has {study.rounds}.",
             remedy="Approve a new study for more rounds.",
         )
-    now = clock()
-    cohort, consent = _cohort(site, agreed, today=now.date())
+    cohort, consent = eligible(site, agreed, today=now.date())
     weights = weights_of(study, site.folder / "weights")
     # A model that does not fit must cost nothing.
     training.network(study, instruction.model, weights=weights)
@@ -166,7 +166,7 @@ def inspect(update: training.Update, *, agreed: Terms) -> tuple[Vector, Mapping[
     return vector, {name: known[name] for name in METRICS if name in agreed.policy.metrics}
 
 
-def _cohort(site: Site, agreed: Terms, *, today: date) -> tuple[Cohort, str]:
+def eligible(site: Site, agreed: Terms, *, today: date) -> tuple[Cohort, str]:
     """Return the patients who may train this study today, and the digest of the register.
 
     Whether a patient is among them depends on this patient's records alone, and
@@ -275,5 +275,5 @@ def _stated(entry: Entry, vector: Vector) -> Release:
         ledger_head=entry.digest,
         update=vector,
         metrics={name: fields[f"metric_{name}"] for name in METRICS if f"metric_{name}" in fields},
-        **{name: fields[name] for name in RELEASE_FIELDS if name != "ledger_head"},
+        **{name: fields[name] for name in RELEASE_FIELDS if name in fields},
     )

@@ -1,11 +1,16 @@
-"""A hospital's own directory: key, policy, approved studies, cohort, ledger. It never leaves.
+"""A hospital's own directory: keys, policy, approved studies, cohort, ledger. It never leaves.
 
 ::
 
     site.toml        the public name
+    site-card.toml   name and public keys: the one file here that is sent to the coordinator
     key              32 secret bytes; pseudonyms are keyed by them
+    signing.key      signs approvals, releases and refusals
+    node.key         lets the site's connection in at the coordinator; node.pub is its public half
+    coordinator.toml whom the site joined: address, certificate, key
     policy.toml      the hospital's limits
-    approved/        one study a file, named by digest
+    offered/         one study a file, as its coordinator signed it; nothing trains from here
+    approved/        one study a file, named by digest, and the site's own signature beside it
     cohort/          de-identified tensors
     consent/         registers of consent, and who was withdrawn
     inbox/           de-identified files that a PACS sent
@@ -25,13 +30,16 @@ import secrets
 import tomllib
 import traceback
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
 from septum.durable import replace
 from septum.errors import Code, ConfigError, DataError, LedgerError, Refusal
-from septum.study import Study, load
+from septum.signed_study import SignedStudy, check, in_force, parse_signed
+from septum.signing import SigningKey
+from septum.study import Study, parse
+from septum_client import approval
 from septum_client.budget import Ledger
 from septum_client.policy import Policy
 from septum_client.policy import load as load_policy
@@ -48,7 +56,14 @@ class Site:
     name: str
 
     @staticmethod
-    def create(folder: Path, *, name: str, policy: Policy, key: bytes | None = None) -> "Site":
+    def create(
+        folder: Path,
+        *,
+        name: str,
+        policy: Policy,
+        key: bytes | None = None,
+        signing: SigningKey | None = None,
+    ) -> "Site":
         """Make a new site; the directory is readable by its owner alone.
 
         Args:
@@ -57,6 +72,7 @@ class Site:
           policy: The hospital's limits.
           key: 32 secret bytes. Fresh from the system unless the bench, which
             must be reproducible, passes its own.
+          signing: The key that it signs with; fresh likewise.
 
         Raises:
           ConfigError: The name is not lower-case letters, digits and hyphens, or
@@ -67,7 +83,9 @@ class Site:
                 "a site's name has 1 to 63 lower-case letters, digits and hyphens.",
                 remedy="Choose such a name; it is public.",
             )
-        parts = ("site.toml", "key", "policy.toml", "ledger.sqlite")
+        from septum_client import card  # noqa: PLC0415 - it imports this one
+
+        parts = ("site.toml", "key", "signing.key", "node.key", "policy.toml", "ledger.sqlite")
         held = [part for part in parts if (folder / part).exists()]
         if held:
             raise ConfigError(
@@ -79,6 +97,8 @@ class Site:
         for part in ("approved", "outbox"):
             (folder / part).mkdir(mode=0o700, exist_ok=True)
         write_durably(folder / "key", key or secrets.token_bytes(32))
+        card.make_keys(folder, signing=signing)
+        card.write_card(folder, name=name)
         write_durably(folder / "policy.toml", policy.to_toml().encode())
         Ledger(
             folder / "ledger.sqlite"
@@ -133,19 +153,54 @@ class Site:
         """The policy, read anew: a hospital may tighten it between two rounds."""
         return load_policy(self.folder / "policy.toml")
 
-    def approve(self, study: Study) -> str:
-        """Keep ``study`` as approved and return its digest."""
-        write_durably(self.folder / "approved" / f"{study.digest}.toml", study.to_toml().encode())
-        return study.digest
+    @property
+    def signing(self) -> SigningKey:
+        """The key that the site signs with."""
+        return SigningKey.load(self.folder / "signing.key")
 
-    def approved(self, digest: str) -> Study:
+    def approve(
+        self, study: Study | SignedStudy, *, by: str = "unnamed", at: datetime | None = None
+    ) -> str:
+        """Say yes to ``study`` by the site's own signature, keep both, and return its digest.
+
+        Args:
+          study: As its coordinator signed it. A study that nobody signs is for
+            the bench and for tests: a hospital's commands never pass one.
+          by: Who says yes.
+          at: When, with its zone; now unless told.
+        """
+        signed = isinstance(study, SignedStudy)
+        plain = study.study if isinstance(study, SignedStudy) else study
+        if plain.coordinator and not signed:
+            raise ConfigError(
+                "the study names a coordinator, and its signature is not here.",
+                remedy="Approve the signed study.",
+            )
+        given = approval.give(
+            self.signing, plain, site=self.name, by=by, at=at or datetime.now(UTC)
+        )
+        folder = self.folder / "approved"
+        write_durably(folder / f"{plain.digest}.toml", study.to_toml().encode())
+        write_durably(folder / f"{plain.digest}.approval", given.to_toml().encode())
+        return plain.digest
+
+    def approved(self, digest: str, *, today: date | None = None) -> Study:
         """Return the approved study with this digest.
+
+        Args:
+          digest: Of the study.
+          today: Ask also whether it may train on this day, in UTC: its
+            coordinator is still the one that the site joined, no key is revoked,
+            and neither it nor one of its approvals has ended.
 
         Raises:
           Refusal: With :attr:`Code.UNKNOWN_STUDY`: not approved here, or the file
-            no longer has the digest that was approved; with
-            :attr:`Code.STUDY_INVALID`: it is no study that this version can hold.
+            no longer has the digest that was approved, or the approval is not this
+            site's signature; with :attr:`Code.STUDY_INVALID`: it is no study that
+            this version can hold; else as :func:`septum.signed_study.check`.
         """
+        from septum_client.coordinator import trusted  # noqa: PLC0415 - it imports this one
+
         path = self.folder / "approved" / f"{digest}.toml"
         if not _DIGEST.fullmatch(digest) or not path.is_file():
             raise Refusal(
@@ -153,16 +208,25 @@ class Site:
                 "this site has not approved the study.",
                 remedy="Review it and run `septum site approve`.",
             )
-        try:
-            study = load(path)
-        except ConfigError as error:
-            raise Refusal(Code.STUDY_INVALID, error.message, remedy=error.remedy) from None
+        signed = _read(path)
+        study = signed.study
         if study.digest != digest:
             raise Refusal(
                 Code.UNKNOWN_STUDY,
                 "the approved study was altered on disk.",
                 remedy="Remove the file and approve the study again.",
             )
+        key = self.signing.public
+        approval.check(_text(path.with_suffix(".approval")), study, site=self.name, public=key)
+        if today is not None:
+            believed, revoked = trusted(self.folder, otherwise=study.coordinator)
+            if not believed:  # a simulated site that joined nobody, and a study that nobody signs
+                in_force(study, today=today)
+                return study
+            check(
+                signed,
+                coordinator=believed, site=self.name, today=today, revoked=revoked, site_key=key,
+            )  # fmt: skip
         return study
 
     def log(self, code: Code, error: BaseException) -> None:
@@ -179,6 +243,26 @@ class Site:
             os.fdopen(os.open(self.folder / "private.log", flags, 0o600), "a") as log,
         ):
             log.write(json.dumps(line) + "\n")
+
+
+def _text(path: Path) -> str:
+    """Return the text of ``path``, byte for byte; nothing if there is none."""
+    try:
+        # Not read_text, which would hide a changed line end.
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _read(path: Path) -> SignedStudy:
+    """Return the study at ``path``; one that nobody signed has an empty signature."""
+    text = _text(path)
+    if text.startswith("signature"):
+        return parse_signed(text, source=path.name)
+    try:
+        return SignedStudy(study=parse(text, source=path.name), signature="")
+    except ConfigError as error:
+        raise Refusal(Code.STUDY_INVALID, error.message, remedy=error.remedy) from None
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -5,18 +5,25 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
 import pytest
 
 from septum import cli
+from septum.joining import make_invitation, read_card
+from septum.signed_study import sign
+from septum.signing import SigningKey, fingerprint
 from septum.study import Data, Participant, Privacy, Study
+from septum.training import Aggregation
 from septum_bench import simulate as pipeline
 from septum_bench.phantoms import PhantomPlan, write_hospitals
 from septum_client import site
 from septum_client.policy import Policy
 from septum_client.rules import Intake
+from septum_client.site import Site
+from septum_server.certs import make_ca
 
 
 @pytest.fixture(scope="module")
@@ -233,33 +240,48 @@ def test_json_prints_one_object_a_line(septum, hospitals, tmp_path):
     assert events[-1]["study_name"] == "simulation"
 
 
-def test_a_site_says_what_an_approved_study_costs_and_refuses_an_unreviewed_one(septum, tmp_path):
+def test_a_site_says_what_a_study_costs_and_approves_only_what_its_coordinator_signed(
+    septum, tmp_path
+):
     site, file = tmp_path / "site", tmp_path / "study.toml"
+    assert septum("site", "init", "north", "--site", site)[0] == 0
+    card = read_card(site / "site-card.toml")
+    keys = {"key": card.key, "node_key": card.node_key}
     study = Study(
         name="trial",
         purpose="test",
         rounds=20,
         data=Data(labels=("nodule",)),
         privacy=Privacy(noise_multiplier=2.0, sampling_rate=0.2, steps_per_round=5, delta=1e-5),
-        sites=(Participant(name="north", patients=100), Participant(name="south", patients=90)),
+        sites=(Participant(name="north", patients=100, **keys),),
+        strategy=Aggregation(minimum_sites=1),
     )
-    file.write_text(study.to_toml())
-    assert septum("site", "init", "north", "--site", site)[0] == 0
-    refused = septum("site", "approve", file, "--site", site, "--digest", "0" * 64)
-    assert_one_sentence(refused, "septum site review")
-    assert study.digest not in refused[2]
+    key = SigningKey.create()
+    signed = sign(study, key)
+    digest = signed.study.digest
+    approve = ("site", "approve", digest, "--by", "officer", "--site", site)
+    assert_one_sentence(septum(*approve), "no study was offered", "septum site review")
+    file.write_text(signed.to_toml())
     code, out, err = septum("site", "review", file, "--site", site)
     assert code == 0, err
-    assert study.digest in out.replace("\n", "").replace(" ", "")
+    assert digest in out.replace("\n", "").replace(" ", "")
     assert "of 3 at delta 1e-05" in out
     assert "of 20 rounds" in out
     assert "ledger_head" in out
-    code, out, err = septum("site", "approve", file, "--site", site, "--digest", study.digest)
-    assert code == 0, err
-    file.write_text(study.to_toml() + '\nhidden = "x"\n')
-    assert_one_sentence(
-        septum("site", "approve", file, "--site", site, "--digest", study.digest), "unknown key"
+    ca = make_ca("tests", now=datetime.now(UTC)).certificate.decode()
+    invitation = make_invitation(
+        key, site="north", address="127.0.0.1:1", ca=ca, study=signed.to_toml()
     )
+    (tmp_path / "invite.toml").write_text(invitation.to_toml())
+    join = ("site", "join", tmp_path / "invite.toml", "--site", site, "--no-check")
+    assert_one_sentence(septum(*join, "--fingerprint", "AAAA"), "do not use it")
+    code, _, err = septum(*join, "--fingerprint", fingerprint(key.public))
+    assert code == 0, err
+    code, out, err = septum(*approve)
+    assert code == 0, err
+    assert Site.open(site).approved(digest) == signed.study
+    file.write_text(signed.to_toml() + '\nhidden = "x"\n')
+    assert_one_sentence(septum("site", "review", file, "--site", site), "unknown key")
     code, out, _ = septum("site", "ledger", "--site", site, "--export", tmp_path / "l.jsonl")
     assert code == 0
     assert "chain verified" in out

@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from septum import cli
 from septum.accounting import epsilon
-from septum.errors import BudgetExceeded
 from septum.registry import Record
 from septum_bench.seeded import SeededSource
 from septum_client import consent, gate, lineage
@@ -101,20 +100,3 @@ def test_the_registry_gets_one_record_a_study_of_what_was_charged(trained):
     assert found["two"].guarantee.epsilon == epsilon([charge], delta=1e-4)
     assert {record.details.randomness for record in found.values()} == {"seeded"}
     assert {record.deployment.organisation for record in found.values()} == {"north"}
-
-
-def test_a_study_of_which_no_round_can_be_paid_is_not_approved(tiny, tmp_path):
-    study = tiny.study(privacy={"noise_multiplier": 0.5, "steps_per_round": 50})
-    site = tiny.site(tmp_path / "s", policy=tiny.policy(epsilon_per_study=3.0))
-    (tmp_path / "study.toml").write_text(study.to_toml())
-    arguments = ("approve", tmp_path / "study.toml", "--digest", study.digest)
-    assert "one round" in run(*arguments, "--site", site.folder, fails=BudgetExceeded)
-    assert not (site.folder / "approved" / f"{study.digest}.toml").exists()
-
-
-def test_approving_says_how_many_rounds_the_limits_pay_for(tiny, tmp_path):
-    study = tiny.study(name="long", rounds=50)
-    site = tiny.site(tmp_path / "s", policy=tiny.policy(epsilon_per_study=5.0))
-    (tmp_path / "study.toml").write_text(study.to_toml())
-    said = run("approve", tmp_path / "study.toml", "--digest", study.digest, "--site", site.folder)
-    assert "pay for 1 of its 50 rounds" in said

@@ -9,6 +9,8 @@ from septum.errors import Code, ConfigError, DataError, LedgerError, Refusal
 from septum_client.policy import Policy
 from septum_client.site import Site, write_durably
 
+PARTS = ("site.toml", "key", "signing.key", "node.key", "policy.toml", "ledger.sqlite")
+
 
 def modes(folder):
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
@@ -23,6 +25,7 @@ def test_a_new_site_is_readable_by_its_owner_alone(tmp_path):
     assert stat.S_IMODE(site.folder.stat().st_mode) == 0o700
     assert modes(site.folder) == {
         "site.toml": 0o600, "policy.toml": 0o600, "key": 0o600, "ledger.sqlite": 0o600,
+        "signing.key": 0o600, "node.key": 0o600, "node.pub": 0o600, "site-card.toml": 0o600,
         "approved": 0o700, "outbox": 0o700,
     }  # fmt: skip
 
@@ -36,11 +39,11 @@ def test_a_lost_ledger_is_an_error_and_not_a_fresh_budget(tmp_path):
     assert not site.ledger_path.exists()
 
 
-@pytest.mark.parametrize("part", ["key", "policy.toml", "ledger.sqlite"])
+@pytest.mark.parametrize("part", ["key", "signing.key", "node.key", "policy.toml", "ledger.sqlite"])
 def test_a_damaged_site_keeps_what_it_has_left(tmp_path, part):
     site = Site.create(tmp_path / "s", name="north", policy=Policy())
     kept = (site.folder / part).read_bytes()
-    for other in ("site.toml", "key", "policy.toml", "ledger.sqlite"):
+    for other in PARTS:
         if other != part:
             (site.folder / other).unlink()
     with pytest.raises(ConfigError, match=part):

@@ -1,0 +1,153 @@
+"""Whom this site joined: one address, the CA of its certificate, and the key that it believes.
+
+``coordinator.toml`` is written once, after a person compared the fingerprint of
+the coordinator's key with what was heard over another way. Whatever comes later
+is verified by that key; nothing that comes later can change the file.
+"""
+
+import json
+import tomllib
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import tomlkit
+from pydantic import Field, ValidationError, model_validator
+
+from septum.errors import ConfigError, SignatureError, explain
+from septum.joining import Address, Invitation, PublicKey, check_certificates
+from septum.signing import fingerprint, says
+from septum.training import Part
+from septum_client.site import write_durably
+
+FILE: Final = "coordinator.toml"
+
+
+class Coordinator(Part):
+    """What a site keeps of the coordinator that it joined.
+
+    Args:
+      address: ``host:port``, the only address that the site speaks to.
+      ca: Certificates (PEM), one of which must have signed the address's own.
+      key: The coordinator's public signing key.
+      septum: Its version of Septum when the invitation was made.
+      bundle: SHA-256 of its Flower bundle then.
+      accepted: When the fingerprint was compared, ISO 8601.
+      revoked: Public keys, of any party, that this site believes no longer.
+    """
+
+    format: Literal[1] = 1
+    address: Address
+    ca: str = Field(min_length=1, max_length=1 << 16)
+    key: PublicKey
+    septum: str = Field(max_length=64)
+    bundle: str = Field(pattern=r"^[0-9a-f]{64}$")
+    accepted: str = Field(min_length=1, max_length=40)
+    revoked: tuple[PublicKey, ...] = ()
+
+    @model_validator(mode="after")
+    def _public(self) -> Self:
+        check_certificates(self.ca)
+        return self
+
+
+def load(folder: Path) -> Coordinator | None:
+    """Return whom the site at ``folder`` joined; None if it joined nobody yet.
+
+    Raises:
+      ConfigError: The file is damaged.
+    """
+    try:
+        fields = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Coordinator.model_validate_json(json.dumps(fields, default=str), strict=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else "it is no TOML text"
+        raise ConfigError(
+            f"{FILE} cannot be used: {reason}.",
+            remedy="Correct the value, or join again by the invitation and the fingerprint.",
+        ) from None
+
+
+def joined(folder: Path) -> Coordinator:
+    """Return whom the site at ``folder`` joined.
+
+    Raises:
+      ConfigError: It joined nobody yet, or the file is damaged.
+    """
+    found = load(folder)
+    if found is None:
+        raise ConfigError(
+            "this site has joined no coordinator yet.",
+            remedy="Run `septum site join INVITE --fingerprint …` first.",
+        )
+    return found
+
+
+def trusted(folder: Path, *, otherwise: str) -> tuple[str, Collection[str]]:
+    """Return the coordinator's key that the site believes, and the keys that it revoked.
+
+    Args:
+      folder: The site directory.
+      otherwise: What a site that joined nobody believes; a simulated one.
+    """
+    found = load(folder)
+    return (found.key, found.revoked) if found else (otherwise, ())
+
+
+def accept(
+    folder: Path, invitation: Invitation, *, heard: str, instead: bool, at: datetime
+) -> Coordinator:
+    """Return what to keep of the coordinator; :func:`keep` keeps it.
+
+    Args:
+      folder: The site directory.
+      invitation: A verified one.
+      heard: The fingerprint that the coordinator told this hospital over another
+        way. Empty is enough for the coordinator that the site joined before.
+      instead: Leave another coordinator, or another key of the same one, for
+        this one; the old key is revoked.
+      at: The time, with its zone.
+
+    Raises:
+      SignatureError: The fingerprint is not the key's.
+      ConfigError: The site joined another coordinator before.
+    """
+    known, key = load(folder), invitation.coordinator
+    revoked = known.revoked if known else ()
+    if key in revoked:
+        raise SignatureError(
+            f"the key {fingerprint(key)} is revoked here.",
+            remedy="Ask the coordinator for an invitation under its present key.",
+        )
+    if (heard or known is None or known.key != key) and not says(key, heard):
+        raise SignatureError(
+            "the fingerprint given is not that of the key that signed this invitation.",
+            remedy="Call the coordinator at a number you know, and have the fingerprint read out. "
+            "If it still differs, the invitation is not theirs: do not use it.",
+        )
+    if known is not None and known.key != key:
+        if not instead:
+            raise ConfigError(
+                f"this site joined the coordinator {fingerprint(known.key)} before.",
+                remedy="Make another site for another coordinator; or give --instead, which "
+                "revokes the old key here.",
+            )
+        revoked = (*revoked, known.key)
+    return Coordinator(
+        address=invitation.address,
+        ca=invitation.ca,
+        key=key,
+        septum=invitation.septum,
+        bundle=invitation.bundle,
+        accepted=at.isoformat(timespec="seconds"),
+        revoked=revoked,
+    )
+
+
+def keep(folder: Path, coordinator: Coordinator) -> None:
+    """Write ``coordinator.toml``."""
+    text = tomlkit.dumps(coordinator.model_dump(mode="json"))
+    write_durably(folder / FILE, text.encode())

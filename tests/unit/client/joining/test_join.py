@@ -1,0 +1,158 @@
+"""Whom a hospital believes is settled by a fingerprint, once, and by nothing that was sent."""
+
+import pytest
+
+from septum.errors import Code, ConfigError, Refusal, SignatureError
+from septum.joining import read_invitation
+from septum.signed_study import sign
+from septum.signing import fingerprint
+from septum_client import coordinator
+from septum_client.join import digests, join, offered, study_of
+
+
+def files(site):
+    return {path.name for path in site.folder.rglob("*") if path.is_file()}
+
+
+def test_joining_keeps_address_certificate_and_key_and_approves_nothing(invited):
+    invitation = invited.invitation()
+    signed = join(invited.site, invitation, heard=invited.spoken, now=invited.now)
+    kept = coordinator.joined(invited.site.folder)
+    assert (kept.address, kept.ca, kept.key) == (
+        invitation.address,
+        invitation.ca,
+        invited.key.public,
+    )
+    assert digests(invited.site) == [signed.study.digest]
+    assert offered(invited.site, signed.study.digest) == signed
+    with pytest.raises(Refusal) as refused:
+        invited.site.approved(signed.study.digest)
+    assert refused.value.code is Code.UNKNOWN_STUDY
+
+
+def test_a_fingerprint_may_be_typed_as_it_was_heard(invited):
+    heard = f" {invited.spoken.lower().replace('-', ' ').replace('0', 'o')} "
+    join(invited.site, invited.invitation(), heard=heard, now=invited.now)
+
+
+@pytest.mark.parametrize("heard", ["", "0000-0000-0000-0000-0000", "another"])
+def test_another_fingerprint_joins_nobody_and_writes_nothing(invited, tiny, heard):
+    before = files(invited.site)
+    wrong = fingerprint(tiny.key("stranger").public) if heard == "another" else heard
+    for said in (wrong, invited.spoken[:-5]):
+        with pytest.raises(SignatureError, match="fingerprint"):
+            join(invited.site, invited.invitation(), heard=said, now=invited.now)
+    assert files(invited.site) == before
+
+
+def test_an_invitation_for_another_site_is_refused(invited):
+    with pytest.raises(ConfigError, match="for south"):
+        join(invited.site, invited.invitation(name="south"), heard=invited.spoken, now=invited.now)
+
+
+def test_a_study_of_another_coordinator_cannot_ride_in_an_invitation(invited, tiny):
+    foreign = sign(invited.study(), tiny.key("stranger"))
+    before = files(invited.site)
+    with pytest.raises(Refusal) as refused:
+        join(invited.site, invited.invitation(foreign), heard=invited.spoken, now=invited.now)
+    assert refused.value.code is Code.OTHER_COORDINATOR
+    assert files(invited.site) == before
+
+
+def test_a_study_that_has_ended_is_not_offered(invited):
+    signed = invited.signed(expires="2026-05-31")
+    with pytest.raises(Refusal) as refused:
+        join(invited.site, invited.invitation(signed), heard=invited.spoken, now=invited.now)
+    assert refused.value.code is Code.STUDY_EXPIRED
+    join(
+        invited.site,
+        invited.invitation(invited.signed(expires="2026-06-01")),
+        heard=invited.spoken,
+        now=invited.now,
+    )
+
+
+def test_a_study_that_gives_this_site_another_key_is_not_offered(invited, tiny):
+    study = invited.study()
+    sites = tuple(
+        site.model_copy(update={"key": tiny.key("stranger").public})
+        if site.name == "north"
+        else site
+        for site in study.sites
+    )
+    signed = sign(study.model_copy(update={"sites": sites}), invited.key)
+    with pytest.raises(Refusal) as refused:
+        join(invited.site, invited.invitation(signed), heard=invited.spoken, now=invited.now)
+    assert refused.value.code is Code.OTHER_SITE_KEY
+
+
+def test_a_second_study_of_the_same_coordinator_needs_no_second_call(invited):
+    join(invited.site, invited.invitation(), heard=invited.spoken, now=invited.now)
+    second = invited.invitation(invited.signed(name="second"))
+    signed = join(invited.site, second, heard="", now=invited.now)
+    assert len(digests(invited.site)) == 2
+    assert study_of(invited.site, signed.study.digest).name == "second"
+
+
+def test_another_coordinator_is_joined_only_instead_and_the_old_key_is_revoked(invited, tiny):
+    first = join(invited.site, invited.invitation(), heard=invited.spoken, now=invited.now)
+    invited.site.approve(first, by="X", at=invited.now)
+    stranger = tiny.key("stranger")
+    other = invited.invitation(sign(invited.study(), stranger), key=stranger)
+    heard = fingerprint(stranger.public)
+    with pytest.raises(ConfigError, match="before"):
+        join(invited.site, other, heard=heard, now=invited.now)
+    assert invited.site.approved(first.study.digest, today=invited.now.date())
+    join(invited.site, other, heard=heard, now=invited.now, instead=True)
+    assert coordinator.joined(invited.site.folder).revoked == (invited.key.public,)
+    # What was approved stays readable, for the ledger; it trains no more.
+    assert invited.site.approved(first.study.digest) == first.study
+    with pytest.raises(Refusal) as refused:
+        invited.site.approved(first.study.digest, today=invited.now.date())
+    assert refused.value.code is Code.OTHER_COORDINATOR
+    with pytest.raises(SignatureError, match="revoked"):
+        join(
+            invited.site,
+            invited.invitation(),
+            heard=invited.spoken,
+            now=invited.now,
+            instead=True,
+        )
+
+
+def test_an_offered_study_that_was_changed_on_disk_is_not_shown(invited):
+    signed = join(invited.site, invited.invitation(), heard=invited.spoken, now=invited.now)
+    path = invited.site.folder / "offered" / f"{signed.study.digest}.toml"
+    path.write_text(path.read_text().replace("rounds = 3", "rounds = 9"))
+    with pytest.raises(ConfigError, match="altered"):
+        offered(invited.site, signed.study.digest)
+
+
+@pytest.mark.parametrize("word", ["", "../policy", "f" * 64, "no-such.toml"])
+def test_a_word_that_names_no_study_is_one_sentence(invited, word):
+    with pytest.raises(ConfigError, match="no study was offered"):
+        study_of(invited.site, word)
+
+
+@pytest.mark.parametrize("text", [None, "x = ", "key = 1", '[format]\nx = "y"'])
+def test_a_coordinator_file_that_is_absent_or_damaged_is_said(invited, text):
+    if text is not None:
+        (invited.site.folder / "coordinator.toml").write_text(text)
+    with pytest.raises(ConfigError):
+        coordinator.joined(invited.site.folder)
+
+
+def test_whatever_is_changed_in_an_invitation_on_the_way_is_found(invited, tmp_path):
+    path = tmp_path / "invite.toml"
+    text = invited.invitation().to_toml()
+    changes = [
+        ('address = "127.0.0.1:1"', 'address = "127.0.0.1:2"'),
+        ("rounds = 3", "rounds = 4"),
+        ("BEGIN CERTIFICATE-----", "BEGIN CERTIFICATE----- "),
+        ('septum = "', 'septum = "9'),
+    ]
+    for old, new in changes:
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(SignatureError, match="changed"):
+            read_invitation(path)
