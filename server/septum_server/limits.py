@@ -1,0 +1,73 @@
+"""How much one peer may ask for: buckets that fill with time. Pure; the clock is passed in."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+MOST_PEERS: Final = 10_000
+"""Peers remembered at once; the one that was silent longest is forgotten first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the edge lets one request and one peer take.
+
+    Args:
+      body_bytes: Largest request body.
+      requests_per_s: Of one peer's address, in the long run.
+      burst: Requests that a peer may make at once after a pause.
+      bytes_per_s: Request bodies of one peer's address, in the long run.
+      burst_bytes: Bytes that a peer may send at once after a pause.
+      least_free_bytes: With less free disk than this, uploads wait.
+      body_s: Seconds within which the next part of a body must come.
+      head_s: Seconds within which a connection must have sent a request's head.
+      connections: Of one peer's address, at the same time.
+    """
+
+    body_bytes: int = 16 << 20
+    requests_per_s: float = 50.0
+    burst: float = 400.0
+    bytes_per_s: float = 32 << 20
+    burst_bytes: float = 2 << 30
+    least_free_bytes: int = 1 << 30
+    body_s: float = 30.0
+    head_s: float = 15.0
+    connections: int = 64
+
+
+@dataclass(kw_only=True)
+class _Bucket:
+    left: float
+    at: float
+
+
+@dataclass
+class Buckets:
+    """One bucket a peer, which fills at ``rate`` up to ``most``.
+
+    >>> buckets = Buckets(rate=1.0, most=2.0)
+    >>> [buckets.take("north", 1.0, now=0.0) for _ in range(3)]
+    [True, True, False]
+    >>> buckets.take("north", 1.0, now=1.0)
+    True
+
+    Guarantees:
+      - However many peers ask, at most :data:`MOST_PEERS` are remembered.
+    """
+
+    rate: float
+    most: float
+    _of: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict, repr=False)
+
+    def take(self, peer: str, amount: float, *, now: float) -> bool:
+        """Take ``amount`` from the peer's bucket if it holds as much; whether it did."""
+        bucket = self._of.setdefault(peer, _Bucket(left=self.most, at=now))
+        self._of.move_to_end(peer)
+        while len(self._of) > MOST_PEERS:
+            self._of.popitem(last=False)
+        bucket.left = min(self.most, bucket.left + (now - bucket.at) * self.rate)
+        bucket.at = now
+        if bucket.left < amount:
+            return False
+        bucket.left -= amount
+        return True
