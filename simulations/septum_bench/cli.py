@@ -12,6 +12,7 @@ from rich.console import Console
 
 from septum.errors import Interrupted
 from septum_bench.audit.cli import add_audit_verbs
+from septum_bench.demo_cli import add_demo_verbs
 from septum_bench.plan import Plan
 
 _PANEL = "Simulate"
@@ -24,6 +25,7 @@ def add_verbs(app: typer.Typer) -> None:
     """Add the bench's verbs to the command line."""
     app.command(rich_help_panel=_PANEL)(simulate)
     app.command(rich_help_panel=_PANEL)(phantoms)
+    add_demo_verbs(app)
     add_audit_verbs(app)
     bench = typer.Typer(help="Run published benchmarks through the whole platform.")
     bench.command("pneumoniamnist")(pneumoniamnist)

@@ -98,7 +98,7 @@ def test_the_readme_names_every_field_that_leaves_and_no_other(root: Path) -> No
 
 
 def test_an_instruction_has_no_field_for_a_privacy_parameter() -> None:
-    assert set(INSTRUCTION_FIELDS) == {"study", "round"}
+    assert set(INSTRUCTION_FIELDS) == {"study", "round", "deadline", "signature"}
 
 
 def test_every_make_target_that_a_document_names_exists(

@@ -1,0 +1,166 @@
+"""A coordinator and hospitals as real processes, on tiny cohorts: seconds to make, minutes to run.
+
+Every process is started by this test run and ended by its own number.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from septum.errors import SeptumError
+from septum.processes import Supervisor
+from septum_bench import deployment as deploy
+from septum_bench.deployment import Deployment
+from septum_client.card import read_keys
+from septum_client.site import Site
+
+KEY = b"k" * 32
+"""The key that the tiny cohorts were made under."""
+
+
+class World:
+    """One deployment and its supervisor, and the numbers of its processes."""
+
+    def __init__(self, made: Deployment, folder: Path) -> None:
+        self.made = made
+        self.folder = folder
+        self.supervisor: Supervisor | None = None
+
+    @contextmanager
+    def up(self, *, without: tuple[str, ...] = ()) -> Iterator["World"]:
+        """Run every process, or all but some hospitals; afterwards none is left."""
+        services = [s for s in deploy.services(self.made) if s.name not in without]
+        try:
+            with Supervisor(services, self.folder) as self.supervisor:
+                yield self
+        finally:
+            left = processes_of(self.folder)
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert not left, f"processes were left: {left}"
+
+    def until(self, done: Callable[[], object], *, seconds: float = 300.0, what: str) -> None:
+        try:
+            deploy.until(lambda: bool(done()), seconds=seconds, what=what)
+        except SeptumError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def connected(self, *names: str) -> None:
+        wanted = set(names or self.made.sites)
+        self.until(lambda: wanted <= set(deploy.connected(self.made)), what=f"{wanted} connected")
+
+    def recorded(self, number: int) -> None:
+        """Wait for the record of a round."""
+        self.until(
+            lambda: any(entry.round >= number for entry in self.made.rounds()),
+            what=f"round {number}",
+        )
+
+    def finished(self) -> str:
+        self.until(lambda: deploy.ended(self.made), what="the end of the run")
+        return deploy.ended(self.made)
+
+    def pid(self, side: str, name: str) -> int:
+        """Return the number of a service's present process: ``coordinator`` or a hospital."""
+        home = (
+            self.folder / "coordinator" if side == "coordinator" else self.made.sites[side].folder
+        )
+        found: list[int] = []
+
+        def look() -> bool:
+            with suppress(OSError, ValueError):
+                found[:] = [int((home / "pids" / f"{name}.pid").read_text())]
+            return bool(found)
+
+        self.until(look, what=f"{name} of {side}")
+        return found[0]
+
+    def task(self, side: str) -> int:
+        """Return the number of the process that SuperExec of ``side`` started for a message."""
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = children_of(self.pid(side, "superexec"))
+            return bool(found)
+
+        self.until(look, what=f"a task of {side}")
+        return found[0]
+
+    def charges(self, name: str) -> int:
+        return len(self.made.sites[name].ledger.charges(self.made.digest))
+
+    def charged(self, name: str, count: int) -> None:
+        """Wait, closely, until a hospital was charged so many rounds."""
+        deadline = time.monotonic() + 300
+        while self.charges(name) < count:
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.02)
+
+    def entry(self, number: int):
+        return next(entry for entry in self.made.rounds() if entry.round == number)
+
+    def logs(self) -> str:
+        """Return the ends of all logs, for a test that fails."""
+        return "\n".join(
+            f"== {path.relative_to(self.folder)}\n" + path.read_text(errors="replace")[-1500:]
+            for path in sorted(self.folder.rglob("*.log"))
+            if path.stat().st_size
+        )
+
+
+@pytest.fixture
+def world(tmp_path, tiny):
+    """Make a world of the hospitals that are named, with a study of the given parts."""
+
+    def make(*names: str, quorum: int = 1, policy=None, **parts) -> World:
+        study = tiny.study(**parts)
+        coordinator = deploy.make_coordinator(tmp_path / "coordinator")
+        sites, lines = {}, []
+        for name in names:
+            home = tmp_path / "sites" / name
+            site = Site.create(home, name=name, policy=policy or tiny.policy(), key=KEY)
+            tiny.cohort(site.cohort_path, study)
+            keys = read_keys(site.folder)
+            line = {"name": name, "patients": 10}
+            lines.append(line | {"key": keys.signing.public, "node_key": keys.node_public})
+            sites[name] = site
+        fields = study.model_dump(mode="json") | {"sites": lines}
+        fields["strategy"]["minimum_sites"] = quorum
+        made = deploy.agree(coordinator, sites, fields, folder=tmp_path)
+        return World(made, tmp_path)
+
+    return make
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes whose parent is ``pid`` now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            after = path.read_text().rpartition(")")[2].split()
+            if int(after[1]) == pid and after[0] != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return every process whose arguments or environment name ``folder``, this one apart."""
+    found = []
+    for home in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            told = (home / "cmdline").read_bytes() + (home / "environ").read_bytes()
+            if str(folder).encode() in told and int(home.name) != os.getpid():
+                found.append(int(home.name))
+    return found
+
+
+@pytest.fixture
+def system() -> SimpleNamespace:
+    return SimpleNamespace(children_of=children_of, processes_of=processes_of)

@@ -1,0 +1,152 @@
+"""No network, no disk, a wrong clock, a new certificate, late and lost hospitals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from septum.errors import Code, EngineError
+from septum.processes import Supervisor
+from septum_bench import deployment as deploy
+from septum_server.rounds import NO_ANSWER, NOT_CONNECTED
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
+    pytest.mark.timeout(900),
+]
+
+LONG = {"noise_multiplier": 8.0, "steps_per_round": 60}
+CHEAP = {"noise_multiplier": 2.0}
+OUTAGE_S = 80
+
+# The guard of a hospital with one thing wrong; everything else is the guard's own.
+WRONG = """
+import time
+from datetime import timedelta
+from septum_client import guard
+real = guard.Guard
+def wrong(*, app, refusing):
+    def later():
+        from septum_client import gate, train
+        {change}
+        return app()
+    return real(app=later, refusing=refusing)
+guard.Guard = wrong
+guard.main()
+"""
+AHEAD = "now = gate.utc_now; gate.utc_now = lambda: now() + timedelta(days=1)"
+# Flower's client goes on saying that it lives: this is a slow site, not a dead one.
+SLOW = "train.train = lambda *_, **__: time.sleep(600)"
+
+
+class Program:
+    """A program that SuperExec finds by name, changed and put back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = path.read_text()
+
+    def change(self, text: str) -> None:
+        # In one step, since SuperExec may look at any moment.
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        beside.chmod(0o700)
+        beside.replace(self.path)
+
+    def fill_the_disk(self) -> None:
+        first, rest = self.text.split("\n", 1)
+        self.change(f"{first}\nulimit -f 0\n{rest}")
+
+    def go_wrong(self, change: str) -> None:
+        beside = self.path.with_name("wrong.py")
+        beside.write_text(WRONG.format(change=change))
+        self.change(self.text.replace("-m septum_client.guard", f"'{beside}'"))
+
+    def restore(self) -> None:
+        self.change(self.text)
+
+
+def test_a_full_disk_or_a_wrong_clock_costs_a_round_and_no_charge(world):
+    there = world("north", "south", "west", rounds=2, privacy=CHEAP)
+    with there.up():
+        there.connected()
+        serverapp = Program(there.folder / "coordinator/flower/bin/flwr-serverapp")
+        serverapp.fill_the_disk()
+        deploy.start(there.made)
+        assert "failed" in there.finished()
+        assert not there.made.rounds()
+        serverapp.restore()
+        south = Program(there.made.sites["south"].folder / "flower/bin/flwr-clientapp")
+        west = Program(there.made.sites["west"].folder / "flower/bin/flwr-clientapp")
+        south.fill_the_disk()
+        west.go_wrong(AHEAD)
+        deploy.start(there.made)
+        there.recorded(1)
+        south.restore()
+        west.restore()
+        there.until(
+            lambda: deploy.ended(there.made).startswith("finished:completed"), what="the end"
+        )
+    first, second = there.entry(1), there.entry(2)
+    assert first.answered == ("north",), first.said
+    assert first.refused["south"] in {Code.INTERNAL, Code.LEDGER_INVALID}
+    assert first.refused["west"] == Code.ORDER_LATE
+    assert "clocks" in first.said
+    assert set(second.answered) == {"north", "south", "west"}, second.said
+    assert deploy.audited(there.made) == {"north": 2, "south": 1, "west": 1}
+
+
+def test_eighty_seconds_without_network_and_a_new_certificate_lose_nothing(world):
+    there = world("north", "south", rounds=1, quorum=2, privacy=LONG)
+    with there.up():
+        there.connected()
+        deploy.start(there.made)
+        there.charged("north", 1)
+        edge = there.pid("coordinator", "edge")
+        os.kill(edge, signal.SIGSTOP)
+        began = time.monotonic()
+        # Two coordinators never work on one state.
+        with pytest.raises(EngineError, match="runs already"):
+            deploy.start(there.made)
+        second = subprocess.run(
+            list(deploy.services(there.made)[0].argv), capture_output=True, text=True, check=False
+        )
+        assert second.returncode != 0
+        assert "already runs the services" in second.stderr
+        there.made.coordinator.renew(now=datetime.now(UTC))
+        time.sleep(max(0.0, began + OUTAGE_S - time.monotonic()))
+        os.kill(edge, signal.SIGKILL)
+        assert there.finished().startswith("finished:completed"), there.logs()
+    assert set(there.entry(1).answered) == {"north", "south"}
+    assert deploy.audited(there.made) == {"north": 1, "south": 1}
+
+
+def test_who_is_slow_joins_late_or_leaves_is_recorded_and_the_study_goes_on(world):
+    there = world(
+        "north", "south", "west", rounds=2, privacy=CHEAP, participation={"deadline_s": 150}
+    )
+    alone = [s for s in deploy.services(there.made) if s.name == "south"]
+    with there.up(without=("south",)):
+        there.connected("north", "west")
+        west = Program(there.made.sites["west"].folder / "flower/bin/flwr-clientapp")
+        west.go_wrong(SLOW)
+        deploy.start(there.made)
+        with Supervisor(alone, there.folder / "south alone"):
+            there.recorded(1)
+        west.restore()
+        os.kill(there.task("west"), signal.SIGKILL)
+        there.finished()
+    first, second = there.entry(1), there.entry(2)
+    assert set(first.answered) == {"north", "south"}, first.said
+    assert first.refused == {"west": NO_ANSWER}
+    assert "west" in first.said
+    assert (
+        second.refused["south"] in {NOT_CONNECTED, NO_ANSWER} or "FLOWER" in second.refused["south"]
+    )
+    assert "north" in second.answered
+    assert all(count <= 2 for count in deploy.audited(there.made).values())
