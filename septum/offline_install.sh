@@ -1,0 +1,98 @@
+#!/bin/sh
+# Checks this bundle and installs it without a network:
+#
+#   sh install.sh FINGERPRINT TARGET
+#
+# FINGERPRINT is what the maker of the bundle told you over another channel;
+# TARGET is a folder that does not exist yet. Compare this script's own SHA-256
+# first: nothing can check it before it runs.
+set -eu
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+[ $# -eq 2 ] || fail "say: sh install.sh FINGERPRINT TARGET"
+said=$1
+target=$2
+python=${PYTHON:-python3}
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+
+[ ! -e "$target" ] || fail "$target exists already; choose another folder."
+command -v openssl >/dev/null || fail "openssl is needed to verify the signature; install it."
+command -v "$python" >/dev/null || fail "$python was not found; set PYTHON=/path/to/python3."
+
+work=$(mktemp -d)
+half=
+clean() {
+  rm -rf -- "$work"
+  [ -z "$half" ] || rm -rf -- "$target"
+}
+trap clean EXIT
+trap 'exit 1' HUP INT TERM
+
+# The key is the one that was told, and what it signed is put where openssl reads it.
+"$python" -I - "$here" "$work" "$said" <<'PYTHON' || fail "nothing was installed."
+import base64, hashlib, pathlib, re, sys
+
+here, work, said = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+
+
+def fail(why):
+    sys.exit(f"error: {why}")
+
+
+public = (here / "signer.pub").read_text().strip()
+signature = (here / "MANIFEST.sig").read_text().strip()
+if not re.fullmatch("[0-9a-f]{64}", public) or not re.fullmatch("[0-9a-f]{128}", signature):
+    fail("signer.pub or MANIFEST.sig is damaged.")
+letters = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+spoken = str.maketrans("OIL", "011", " -\t")
+digest = hashlib.sha256(bytes.fromhex(public)).digest()
+if said.upper().translate(spoken) != base64.b32encode(digest).decode().translate(letters)[:20]:
+    fail("the bundle was signed with another key than the one whose fingerprint you gave.")
+manifest = hashlib.sha256((here / "MANIFEST").read_bytes()).hexdigest()
+statement = f'septum/1 offline bundle\n{{"manifest":"{manifest}"}}'
+(work / "statement").write_bytes(statement.encode())
+(work / "signature").write_bytes(bytes.fromhex(signature))
+# SubjectPublicKeyInfo of an Ed25519 key (RFC 8410, section 4).
+(work / "key").write_bytes(bytes.fromhex("302a300506032b6570032100" + public))
+PYTHON
+
+openssl pkeyutl -verify -pubin -keyform DER -inkey "$work/key" -rawin \
+  -in "$work/statement" -sigfile "$work/signature" >/dev/null 2>&1 ||
+  fail "the signature does not verify: the bundle was changed, or damaged. Nothing was installed."
+
+# Every file is as it was signed, and there is no other.
+"$python" -I - "$here" <<'PYTHON' || fail "nothing was installed."
+import hashlib, pathlib, sys
+
+here = pathlib.Path(sys.argv[1])
+listed = {}
+for line in (here / "MANIFEST").read_text().splitlines():
+    digest, _, name = line.partition("  ")
+    listed[name] = digest
+there = {path.relative_to(here).as_posix() for path in here.rglob("*") if not path.is_dir()}
+there -= {"MANIFEST", "MANIFEST.sig", "signer.pub"}
+wrong = sorted(there ^ set(listed))
+for name in sorted(there & set(listed)):
+    path = here / name
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    if path.is_symlink() or digest.hexdigest() != listed[name]:
+        wrong.append(name)
+if wrong:
+    sys.exit(f"error: not as it was signed: {', '.join(wrong[:8])}.")
+PYTHON
+
+half=yes
+"$python" -I -m venv "$target"
+"$target/bin/python" -I -m pip --isolated --disable-pip-version-check --no-input install --quiet \
+  --no-index -f "$here/wheels" --require-hashes --only-binary :all: --no-cache-dir --no-compile \
+  -r "$here/requirements.lock"
+"$target/bin/python" -I -m pip --isolated --disable-pip-version-check check
+half=
+echo "Installed in $target. Run: $target/bin/septum --help"
