@@ -19,6 +19,7 @@ import torch
 
 from septum.errors import ConfigError
 from septum_bench.attacks.image_prior import ImagePrior
+from septum_bench.attacks.matching import assigned
 from septum_bench.attacks.smooth_relu import SmoothRelu
 
 Images = npt.NDArray[np.float32]
@@ -39,7 +40,8 @@ class MatchingConfig:
       restarts: Random starts; the one with the lowest misfit of its own is kept.
       consensus: Return the mean of all restarts' images and not the best one:
         errors that differ cancel (as in GradInversion, Yin et al. 2021,
-        arXiv:2104.07586). For one image; those of a batch have no common order.
+        arXiv:2104.07586). The images of a batch have no common order: each
+        restart's are first put in that of the best one, by assignment.
       stages: Steps in which rectifiers are sharpened.
       sharpness: Of the first and of the last stage; see
         :class:`~septum_bench.attacks.smooth_relu.SmoothRelu`.
@@ -138,9 +140,10 @@ def match(
         )
         tried.append(found)
     best = min(tried, key=lambda each: each.misfit)
-    if not config.consensus or count > 1:
+    if not config.consensus:
         return best
-    mean = np.stack([each.images for each in tried]).mean(axis=0, dtype=np.float64)
+    ordered = [assigned(each.images, best.images) for each in tried]
+    mean = np.stack(ordered).mean(axis=0, dtype=np.float64)
     return Matched(images=mean.astype(np.float32), misfit=best.misfit)
 
 

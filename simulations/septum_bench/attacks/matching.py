@@ -1,7 +1,8 @@
 """Which reconstruction is meant for which image: the best one-to-one assignment.
 
-It uses the truth, so it belongs to scoring, and a null run must be scored the
-same way: the freedom to match inflates every figure.
+Against the truth it belongs to scoring, and a null run must be scored the same
+way: the freedom to match inflates every figure. An attack uses it only among
+its own reconstructions, to put those of several restarts in one order.
 """
 
 import numpy as np

@@ -13,10 +13,11 @@ from torch.nn import functional
 from septum.errors import ConfigError, DataError
 from septum.models import network_of, to_vector
 from septum.tasks import Classification, Multilabel
+from septum_bench.attacks import gradient_matching
 from septum_bench.attacks.batch_inversion import BatchView, invert_batch, mean_gradient, weights_of
 from septum_bench.attacks.fedavg import LocalTraining, UpdateView, invert_update, local_update
 from septum_bench.attacks.first_layer import bin_contents, layer_input
-from septum_bench.attacks.gradient_matching import MatchingConfig, _registered
+from septum_bench.attacks.gradient_matching import Matched, MatchingConfig, _registered
 from septum_bench.attacks.image_prior import ImagePrior
 from septum_bench.attacks.imprint import ImprintView, craft, recover
 from septum_bench.attacks.inversion import gradients
@@ -251,6 +252,16 @@ def test_a_consensus_is_the_mean_of_its_restarts():
     other = 2 * together.images - first.images
     assert np.array_equal(best.images, first.images) or np.allclose(best.images, other, atol=1e-5)
     assert images[-1][1] == 12
+
+
+def test_a_consensus_over_a_batch_first_puts_every_restart_in_one_order(monkeypatch):
+    best = np.stack([np.full((16, 16), 0.2), np.full((16, 16), 0.8)]).astype(np.float32)
+    found = iter([Matched(images=best, misfit=1.0), Matched(images=best[::-1] - 0.1, misfit=2.0)])
+    monkeypatch.setattr(gradient_matching, "_descend", lambda *_, **__: next(found))
+    config = MatchingConfig(evaluations=2, stages=1, restarts=2, consensus=True)
+    together = invert_batch(batch_view(count=2), config=config)
+    assert together.images == pytest.approx(best - 0.05, abs=1e-6)
+    assert together.misfit == 1.0
 
 
 def test_the_attack_leaves_the_clients_batch_norm_as_it_found_it():
