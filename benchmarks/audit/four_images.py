@@ -17,6 +17,13 @@ from torch import nn
 Floats = npt.NDArray[np.float32]
 
 FILES: Final = ("CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm", "examples_overlay.dcm")
+HELD_OUT: Final = (
+    "J2K_pixelrep_mismatch.dcm",
+    "JPEG2000.dcm",
+    "image_dfl.dcm",
+    "examples_rgb_color.dcm",
+)
+"""Other patients' files of pydicom, to tune on: no setting is chosen on :data:`FILES`."""
 SIDE: Final = 64
 CLASSES: Final = 4
 
@@ -27,6 +34,8 @@ def image(name: str) -> Floats:
     if path is None:
         raise FileNotFoundError(name)
     pixels = np.asarray(dcmread(str(path)).pixel_array, dtype=np.float64)
+    if pixels.ndim == 3 and pixels.shape[-1] == 3:
+        pixels = pixels.mean(axis=-1)
     side = min(pixels.shape[-2:])
     top, left = ((extent - side) // 2 for extent in pixels.shape[-2:])
     pixels = pixels[..., top : top + side, left : left + side].reshape(-1, side, side)[0]
@@ -35,9 +44,9 @@ def image(name: str) -> Floats:
     return np.asarray(resize(grey, (SIDE, SIDE), anti_aliasing=True), dtype=np.float32).clip(0, 1)
 
 
-def images() -> Floats:
+def images(files: tuple[str, ...] = FILES) -> Floats:
     """Return all four, float32 (4, 1, 64, 64)."""
-    return np.stack([image(name) for name in FILES])[:, None]
+    return np.stack([image(name) for name in files])[:, None]
 
 
 def blind(others: Floats) -> Floats:

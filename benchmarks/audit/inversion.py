@@ -1,6 +1,7 @@
 """Gradient inversion on pydicom's four images: PSNR and SSIM of one image each, per CPU second.
 
     nice -n 10 .venv/bin/python benchmarks/audit/inversion.py [--rows "ConvNet, batch 1;BN"]
+    nice -n 10 .venv/bin/python benchmarks/audit/inversion.py --held-out
 
 One thread; ``process_time``. Every row has its null (the same attack, seed and
 scoring, on the gradient of four phantoms of chest films) and its blind guess
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from four_images import CLASSES, SIDE, Floats, images, network
+from four_images import CLASSES, FILES, HELD_OUT, SIDE, Floats, images, network
 from rich.console import Console
 from rich.table import Table
 
@@ -138,11 +139,14 @@ def main() -> None:
         "--rows", default="", help="only rows with one of these in their name, by ;"
     )
     parser.add_argument("--no-null", action="store_true", help="leave the null runs out")
+    parser.add_argument(
+        "--held-out", action="store_true", help="attack four other files, to tune on"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=170)
     table = Table("row", "PSNR / SSIM", "worst for the patient", "null", "blind", "CPU s", "bar")
-    truth = images()
+    truth = images(HELD_OUT if options.held_out else FILES)
     others = public_images(len(truth), SIDE, 1)
     for row in ROWS:
         if options.rows and not any(part in row.name for part in options.rows.split(";")):
