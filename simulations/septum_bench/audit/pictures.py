@@ -29,6 +29,15 @@ class Crowd:
     patients: tuple[str, ...] = field(repr=False)
     sites: tuple[str, ...]
 
+    def first(self, most: int) -> "Crowd":
+        """Return the line-up of the first ``most`` patients: as random as the whole."""
+        return Crowd(
+            images=self.images[:most],
+            labels=self.labels[:most],
+            patients=self.patients[:most],
+            sites=self.sites[:most],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arm:

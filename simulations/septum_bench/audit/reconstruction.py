@@ -10,14 +10,14 @@ from typing import Final
 import numpy as np
 import torch
 
-from septum.models import parameter_count
 from septum_bench.attacks.inversion import InversionConfig, gradients, invert
 from septum_bench.audit import statistics
-from septum_bench.audit.candidates import attacked_rounds, summed
+from septum_bench.audit.candidates import attacked_rounds
 from septum_bench.audit.finding import Finding, ThreatRecord
 from septum_bench.audit.pictures import ROLES, Arm, Crowd, blind, pictures_of, scored
 from septum_bench.audit.statistics import Role
 from septum_bench.audit.subject import NotApplicable, Progress, Subject
+from septum_bench.audit.targets import as_mean_gradient, line_up, without_them
 from septum_bench.record import Reconstruction
 from septum_bench.threat import RELEASED, UNPROTECTED, AttackerView, Floats, KnownNoise
 from septum_client.train import loss_of
@@ -26,9 +26,7 @@ LARGEST_MODEL: Final = 1_000_000
 """Parameters above which an inversion takes hours on a CPU and is left out, loudly."""
 
 _TARGETS: Final = 6
-_GALLERY: Final = 150
 _FEWEST_PUBLIC: Final = 4
-_FEWEST_DRAWN: Final = 2
 _SOURCE: Final = "Geiping et al. 2020, arXiv:2003.14053; Balunović et al. 2022, arXiv:2111.04706"
 
 
@@ -52,9 +50,9 @@ def reconstruct(
       NotApplicable: The study is no multilabel study of small pictures, its
         randomness is not known, or too few patients took part.
     """
-    _check(subject)
+    check_invertible(subject)
     number = attacked_rounds(subject, most=1)[0]
-    crowd = _line_up(subject, number, rng)
+    crowd = line_up(subject, number, rng)
     count = min(_TARGETS, len(crowd.patients))
     network = subject.network(number - 1)
     settings = config or InversionConfig(seed=subject.seed)
@@ -64,8 +62,10 @@ def reconstruct(
     noise = KnownNoise.of_release(subject.study.mechanism(crowd.sites[0]))
     observed: dict[Role, Floats] = {
         "control": exact.detach().numpy(),
-        "null": _others(subject, crowd, count, number, noise=noise, rng=rng),
-        "release": np.stack([_release(subject, s, number, crowd) for s in crowd.sites[:count]]),
+        "null": without_them(subject, crowd, count, number, noise=noise, rng=rng),
+        "release": np.stack(
+            [as_mean_gradient(subject, s, number, crowd) for s in crowd.sites[:count]]
+        ),
     }
     arms: dict[Role, Arm] = {}
     for place, role in enumerate(ROLES):
@@ -93,7 +93,13 @@ def reconstruct(
     )
 
 
-def _check(subject: Subject) -> None:
+def check_invertible(subject: Subject) -> None:
+    """Refuse what no inversion here can draw.
+
+    Raises:
+      NotApplicable: The study is no multilabel study of small pictures, or
+        there are too few public images to learn a prior from.
+    """
     study = subject.study
     if study.data.task != "multilabel" or study.data.depth != 1:
         raise NotApplicable(
@@ -101,7 +107,9 @@ def _check(subject: Subject) -> None:
             f"{study.data.task} at depth {study.data.depth}.",
             remedy="Read the findings on identification instead.",
         )
-    parameters = parameter_count(subject.network(min(subject.models, default=0)))
+    # Frozen ones too: an inversion goes back through all of them.
+    network = subject.network(min(subject.models, default=0))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     if parameters > LARGEST_MODEL:
         raise NotApplicable(
             f"inverting a network of {parameters:,} parameters takes hours on a CPU; the limit "
@@ -113,71 +121,6 @@ def _check(subject: Subject) -> None:
             f"{len(subject.public_images)} public images teach no prior; {_FEWEST_PUBLIC} do.",
             remedy="Give images of people whose data trained nothing in the study.",
         )
-
-
-def _line_up(subject: Subject, number: int, rng: np.random.Generator) -> Crowd:
-    """Return patients who took part, one image each that was used, one hospital after the other.
-
-    Somebody who was not drawn cannot be found in the release, and would only
-    make it look better than it is.
-    """
-    sites = subject.released
-    picked: list[list[tuple[str, int, int]]] = []
-    for name in sites:
-        cohort = subject.cohorts[name]
-        used = {
-            int(cohort.patient_of_image[rows[0]]): rows
-            for step in subject.took_part(name, number)
-            for rows in step
-        }
-        chosen = rng.permutation(sorted(used))[: max(1, _GALLERY // len(sites))]
-        picked.append([(name, int(p), int(rng.choice(used[int(p)]))) for p in chosen])
-    # Random within a hospital already: the first of each in turn is a random choice.
-    longest = max(len(own) for own in picked)
-    turns = [own[i] for i in range(longest) for own in picked if i < len(own)]
-    if len(turns) < _FEWEST_DRAWN:
-        raise NotApplicable(
-            f"{len(turns)} patients were drawn in round {number}; {_FEWEST_DRAWN} make a line-up.",
-            remedy="Audit a study with more patients.",
-        )
-    cohorts = subject.cohorts
-    return Crowd(
-        images=np.stack([cohorts[s].images[row].astype(np.float32) for s, _, row in turns]),
-        labels=np.stack([cohorts[s].labels[row] for s, _, row in turns]),
-        patients=tuple(f"{site}/{patient}" for site, patient, _ in turns),
-        sites=tuple(site for site, _, _ in turns),
-    )
-
-
-def _release(subject: Subject, site: str, number: int, crowd: Crowd) -> Floats:
-    """Return a release as a mean gradient, as loud as that of the first target's hospital.
-
-    Noise and signal both fall with the declared patients, so that after this
-    one known noise is right for all targets; a cosine does not see the scale.
-    """
-    mechanism = subject.study.mechanism(crowd.sites[0])
-    total = summed(subject, site, subject.releases[site, number])
-    return (total / np.float32(mechanism.expected_patients * mechanism.steps)).astype(np.float32)
-
-
-def _others(
-    subject: Subject,
-    crowd: Crowd,
-    count: int,
-    number: int,
-    *,
-    noise: KnownNoise,
-    rng: np.random.Generator,
-) -> Floats:
-    """Return, for each target, a release without it: the next hospital's, or noise alone."""
-    sites = subject.released
-    if len(sites) > 1:
-        following = dict(zip(sites, sites[1:] + sites[:1], strict=True))
-        return np.stack(
-            [_release(subject, following[s], number, crowd) for s in crowd.sites[:count]]
-        )
-    width = parameter_count(subject.network(number - 1))
-    return (noise.std * rng.standard_normal((count, width))).astype(np.float32)
 
 
 def _naming(arms: dict[Role, Arm], crowd: Crowd, number: int) -> Finding:

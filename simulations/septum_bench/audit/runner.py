@@ -12,10 +12,13 @@ from septum.accounting import epsilon
 from septum.errors import ConfigError
 from septum_bench.audit.canary_probe import canary_audit
 from septum_bench.audit.conformance_probe import conformance_audit
+from septum_bench.audit.counting import count
 from septum_bench.audit.finding import Finding, settle
+from septum_bench.audit.fingerprints import fingerprint
 from septum_bench.audit.identification import identify
 from septum_bench.audit.imprinting import imprint
 from septum_bench.audit.membership import members
+from septum_bench.audit.multistep import multistep
 from septum_bench.audit.participation import took_part
 from septum_bench.audit.property import properties
 from septum_bench.audit.reconstruction import reconstruct
@@ -48,6 +51,9 @@ REGISTRY: Final[tuple[Attack, ...]] = (
     Attack(key="identification", title="naming a patient in a line-up", probe=identify),
     Attack(key="participation", title="telling who took part in a round", probe=took_part),
     Attack(key="reconstruction", title="drawing a patient's image", probe=reconstruct),
+    Attack(key="multistep", title="training along with a round", probe=multistep),
+    Attack(key="fingerprint", title="the last layer's input, in closed form", probe=fingerprint),
+    Attack(key="labels", title="counting labels among those drawn", probe=count),
     Attack(key="imprint", title="a network made for extracting images", probe=imprint),
     Attack(key="membership", title="membership from the final model", probe=members, default=False),
     Attack(

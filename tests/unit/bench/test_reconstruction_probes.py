@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from septum_bench import simulate
+from septum_bench.attacks.gradient_matching import MatchingConfig
 from septum_bench.attacks.inversion import InversionConfig
 from septum_bench.audit import imprinting
+from septum_bench.audit import multistep as multistep_probe
+from septum_bench.audit.counting import count
 from septum_bench.audit.finding import Verdict, settle
+from septum_bench.audit.fingerprints import fingerprint
 from septum_bench.audit.imprinting import imprint
 from septum_bench.audit.loading import open_run
+from septum_bench.audit.multistep import multistep
 from septum_bench.audit.reconstruction import reconstruct
 from septum_bench.audit.subject import NotApplicable
 from septum_bench.plan import Plan
@@ -91,3 +96,49 @@ def test_a_client_that_accepts_a_crafted_network_refutes_the_claim(subject, monk
     (finding,) = imprint(subject, rng=np.random.default_rng(0))
     assert "ACCEPTS" in finding.sentence
     assert settle([finding])[0].verdict is Verdict.REFUTED
+
+
+def test_a_layers_input_names_everybody_without_protection_and_nobody_in_a_release(subject):
+    (finding,) = fingerprint(subject, rng=np.random.default_rng(0))
+    assert finding.control.value == 1
+    assert finding.release.value < 1
+    assert finding.chance <= 1 / 10
+    assert settle([finding])[0].verdict is not Verdict.REFUTED
+
+
+def test_labels_are_counted_without_protection_and_not_in_a_release(subject):
+    steps = []
+    (finding,) = count(subject, rng=np.random.default_rng(0), progress=lambda *at: steps.append(at))
+    assert steps == [(1, 2), (2, 2)]
+    assert finding.control.value > 0.3
+    assert finding.control.value > max(finding.null.value, finding.release.value)
+    assert settle([finding])[0].verdict is not Verdict.REFUTED
+
+
+def test_training_along_draws_patients_without_protection_and_refutes_nothing_with_it(
+    subject, monkeypatch
+):
+    monkeypatch.setattr(multistep_probe, "_SITES", 1)
+    brief = MatchingConfig(evaluations=25, layer_power=0.5, box_weight=1.0, spread=0.1, stages=1)
+    (finding,) = multistep(subject, rng=np.random.default_rng(0), config=brief)
+    assert finding.release.trials >= 4
+    assert finding.control.value > finding.release.value + 1
+    assert settle([finding])[0].verdict is not Verdict.REFUTED
+
+
+@pytest.mark.parametrize(
+    ("probe", "change", "reason"),
+    [
+        (multistep, {"momentum": 0.9}, "momentum"),
+        (multistep, {"optimizer": "adam"}, "adam"),
+        (fingerprint, {"optimizer": "adam"}, "adam"),
+        (count, {"optimizer": "adam"}, "adam"),
+    ],
+)
+def test_a_step_that_no_attack_can_undo_is_said_to_be_untried(subject, probe, change, reason):
+    training = subject.study.training.model_copy(update=change)
+    other = dataclasses.replace(
+        subject, study=subject.study.model_copy(update={"training": training})
+    )
+    with pytest.raises(NotApplicable, match=reason):
+        probe(other, rng=np.random.default_rng(0))
