@@ -1,12 +1,14 @@
 """The runner: every probe that fits the subject, once, and one correction over all of them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 import numpy as np
+import torch
 
 from septum.accounting import epsilon
 from septum.errors import ConfigError
@@ -124,6 +126,8 @@ def run(
       - Every attack of the registry is in the report: as findings, or under
         what was not tried with the reason.
       - Verdicts are corrected for everything that was tried.
+      - Attacks compute on one thread, so the machine's cores change no byte; torch's
+        number of threads is as before afterwards.
 
     Raises:
       ConfigError: An attack is not known.
@@ -138,9 +142,12 @@ def run(
             continue
         started = clock()
         try:
-            found = attack.probe(
-                subject, rng=stream(subject.seed, attack.key), progress=_steps(watch, attack.title)
-            )
+            with _one_thread():
+                found = attack.probe(
+                    subject,
+                    rng=stream(subject.seed, attack.key),
+                    progress=_steps(watch, attack.title),
+                )
         except NotApplicable as refusal:
             untried.append(Untried(key=attack.key, title=attack.title, reason=refusal.message))
             continue
@@ -163,6 +170,20 @@ def run(
 def stream(seed: int, key: str) -> np.random.Generator:
     """Return the generator of one attack, independent of every other attack's."""
     return np.random.default_rng([seed, *key.encode()])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: sums split over threads are rounded otherwise.
+
+    It is no slower. Attacks are many small operations, on which threads wait for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _steps(watch: Watcher | None, title: str) -> Callable[[int, int], None] | None:

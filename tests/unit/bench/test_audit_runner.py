@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from septum.errors import ConfigError, DataError
 from septum.study import Data, Participant, Privacy, Study
@@ -142,6 +143,22 @@ def test_how_long_it_took_changes_no_byte():
     )
     assert slow.findings[0].seconds > 0
     assert slow.to_json() == report().to_json()
+
+
+def test_attacks_compute_on_one_thread_whatever_the_machine_has():
+    seen = []
+
+    def probe(subject, /, *, rng, progress):
+        seen.append(torch.get_num_threads())
+        raise NotApplicable("nothing to see.")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        report(registry=(Attack(key="look", title="look", probe=probe),))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_digest_tells_any_change_of_what_was_attacked():
