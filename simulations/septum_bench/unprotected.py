@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from septum import tasks
-from septum.models import Vector, network_of, to_vector, trained
+from septum.models import Vector, Weights, network_of, to_vector, trained
 from septum.privacy import Mechanism
 from septum.study import Study
 from septum_bench.seeded import SeededSource
@@ -69,9 +69,13 @@ def local_round(
     cohort: Cohort,
     model: Vector,
     randomness: Randomness,
+    weights: Weights | None = None,
 ) -> Vector:
-    """Return one hospital's update of a round with the study's draws, without clip and noise."""
-    built = network(study, model)
+    """Return one hospital's update of a round with the study's draws, without clip and noise.
+
+    ``weights`` are the public ones that the study names, if it names any.
+    """
+    built = network(study, model, weights=weights)
     parameters = trained(built)
     optimizer = optimizer_of(study.training)(parameters)
     change, loss = change_of(study), loss_of(study)

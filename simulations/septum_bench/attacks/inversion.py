@@ -80,7 +80,11 @@ def gradients(
       - Differentiable in ``images``.
       - Row ``i`` depends on image ``i`` and label ``i`` alone.
     """
-    weights = {name: p.detach().to(images.device) for name, p in network.named_parameters()}
+    weights = {
+        name: p.detach().to(images.device)
+        for name, p in network.named_parameters()
+        if p.requires_grad
+    }
 
     def one(
         parameters: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor

@@ -170,6 +170,7 @@ class _Runner:
             cohort=cohort,
             model=self._model,
             randomness=SeededRandomness(int(rng.integers(2**63))),
+            weights=self._subject.weights,
             trainer=with_canaries(client, canaries, present & (not absent), heard)(
                 _unobserved, cohort
             ),

@@ -141,6 +141,7 @@ def twin(subject: Subject, site: str, round: int, *, steps: int | None = None) -
         cohort=subject.cohorts[site],
         model=subject.models[round - 1],
         randomness=subject.source(site, study.digest, round),
+        weights=subject.weights,
     )
 
 

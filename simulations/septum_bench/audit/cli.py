@@ -15,6 +15,7 @@ from septum.errors import ConfigError
 from septum_bench.audit import audit as run_audit
 
 if TYPE_CHECKING:
+    from septum.models import Weights
     from septum.study import Study
     from septum_client.cohort import Cohort
 
@@ -54,6 +55,13 @@ def audit(
     ] = None,
     of: Annotated[str | None, Opt(help="For a release: the hospital that made it.")] = None,
     round: Annotated[int, Opt(help="For a release: its round.", min=1)] = 1,
+    weights: Annotated[
+        Path | None,
+        Opt(
+            help="For a study that starts from public weights: the folder that holds them. "
+            "[default: weights/ of the first --site]"
+        ),
+    ] = None,
     seed: Annotated[int, Opt(help="Of the audit; of a run, its own.", min=0)] = 0,
     today: Annotated[str, Opt("--date", help="Date to print, YYYY-MM-DD. [default: today]")] = "",
     strict: Annotated[bool, Opt("--strict", help="Fail on a refuted or void claim.")] = False,
@@ -75,14 +83,16 @@ def audit(
 
     day = _day(today)
     if target.suffix in {".npy", ".npz"}:
+        contract = _study(study)
         subject = open_part(
             target,
-            study=_study(study),
+            study=contract,
             cohorts=_cohorts(site or []),
             before=before,
             site=of,
             round=round,
             seed=seed,
+            weights=_weights(contract, weights, site or []),
         )
     else:
         subject = open_run(target)
@@ -166,6 +176,19 @@ def _study(path: Path | None) -> "Study":
             "a release or a model is attacked with its study.", remedy="Add --study study.toml."
         )
     return load(path)
+
+
+def _weights(study: "Study", folder: Path | None, sites: list[Path]) -> "Weights | None":
+    from septum.bundle import weights_of  # noqa: PLC0415 - imports torch; --help must not
+
+    if not study.model.weights:
+        return None
+    if folder is None and not sites:
+        raise ConfigError(
+            f"the study starts from weights {study.model.weights[:12]}….",
+            remedy="Add --weights FOLDER, or a --site that has them.",
+        )
+    return weights_of(study, folder or sites[0] / "weights")
 
 
 def _cohorts(folders: list[Path]) -> dict[str, "Cohort"]:

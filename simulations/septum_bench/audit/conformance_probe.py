@@ -207,6 +207,7 @@ def _record(
         randomness=randomness,
         client=client,
         rng=rng,
+        weights=subject.weights,
     )
     released = subject.releases.get((site, round))
     if released is None or released.shape != update.vector.shape:

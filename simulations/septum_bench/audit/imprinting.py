@@ -120,7 +120,7 @@ def refuses(subject: Subject, crafted: ImprintNetwork) -> tuple[bool, ...]:
     """
     attempts: tuple[Callable[[], object], ...] = (
         lambda: build("imprint", channels=1, outputs=1, seed=0),
-        lambda: network(subject.study, to_vector(crafted)),
+        lambda: network(subject.study, to_vector(crafted), weights=subject.weights),
     )
     answers = []
     for attempt in attempts:

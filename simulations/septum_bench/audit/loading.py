@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from septum.errors import ConfigError, DataError
-from septum.models import Vector, network_of, parameter_count
+from septum.models import Vector, Weights, network_of, parameter_count
 from septum.study import Study, load
 from septum_bench import observed
 from septum_bench.audit.subject import Stored, Subject
@@ -103,6 +103,7 @@ def open_part(
     site: str | None,
     round: int,
     seed: int,
+    weights: Weights | None = None,
 ) -> Subject:
     """Return one release (``.npy``) or one model (``.npz``) as a subject.
 
@@ -114,6 +115,7 @@ def open_part(
       site: For a release: the hospital that made it.
       round: For a release: its round.
       seed: Of the audit.
+      weights: The public weights that the study names, if it names any.
 
     Raises:
       ConfigError: An option that the file needs is missing.
@@ -136,7 +138,7 @@ def open_part(
     else:
         stored = checkpoint.load(target)
         models = {stored.round: stored.published}
-    expected = parameter_count(network_of(study))
+    expected = parameter_count(network_of(study, weights=weights))
     for vector in (*models.values(), *releases.values()):
         if vector.shape != (expected,):
             raise DataError(
@@ -151,6 +153,7 @@ def open_part(
         releases=releases,
         public_images=public_of(study, cohorts, seed=seed, phantoms=False),
         seed=seed,
+        weights=weights,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from septum.accounting import ACCOUNTANT, epsilon
+from septum.bundle import weights_of
 from septum.errors import DataError
 from septum.models import Vector, network_of, to_vector
 from septum.study import Study
@@ -143,7 +144,8 @@ def rehearse(
             remedy="Put the register into consent/, or leave the study.",
         )
     source = SeededSource(seed)
-    models: dict[int, Vector] = {0: to_vector(network_of(held))}
+    weights = weights_of(held, site.folder / "weights")
+    models: dict[int, Vector] = {0: to_vector(network_of(held, weights=weights))}
     releases: dict[tuple[str, int], Vector] = {}
     began = clock()
     rounds = min(rounds, study.rounds)
@@ -154,6 +156,7 @@ def rehearse(
             cohort=cohort,
             model=models[number - 1],
             randomness=source(site.name, held.digest, number),
+            weights=weights,
         )
         releases[site.name, number] = update.vector
         # A federation of one: nobody's noise but this hospital's own hides its patients.
@@ -171,6 +174,7 @@ def rehearse(
             source=source,
             public_images=public_of(held, {site.name: cohort}, seed=seed, phantoms=False),
             seed=seed,
+            weights=weights,
         ),
         name=f"Rehearsal of {study.name} at {site.name}",
         today=now.date(),

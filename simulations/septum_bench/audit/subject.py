@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import nn
 
 from septum.errors import SeptumError
-from septum.models import Vector, load_vector, network_of
+from septum.models import Vector, Weights, load_vector, network_of
 from septum.study import Study
 from septum_bench.audit.finding import Finding
 from septum_bench.seeded import SeededSource
@@ -45,6 +45,7 @@ class Subject:
         float32 ``(n, 1, size, size)`` in [0, 1].
       seed: Of everything the audit draws.
       device: Where to compute.
+      weights: The public weights that the study names; None if it names none.
     """
 
     study: Study
@@ -56,6 +57,7 @@ class Subject:
     handed_out: Vector | None = field(default=None, repr=False)
     seed: int = 0
     device: str = "cpu"
+    weights: Weights | None = field(default=None, repr=False)
 
     @property
     def released(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ class Subject:
                 f"the model published after round {round} was not given.",
                 remedy="Audit the folder of a whole run.",
             )
-        network = network_of(self.study)
+        network = network_of(self.study, weights=self.weights)
         load_vector(network, self.models[round])
         return network
 

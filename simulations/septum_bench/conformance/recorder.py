@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from septum.errors import ConfigError
-from septum.models import Vector, trained
+from septum.models import Vector, Weights, trained
 from septum.privacy import Mechanism
 from septum.study import Study
 from septum_bench.conformance.recording import Floats, Recording, Step, products_of
@@ -52,6 +52,7 @@ def record_round(
     client: Client = honest,
     rng: np.random.Generator,
     device: torch.device | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Recording, Recording, Update]:
     """Run one round of a client and return its recording, a null recording and its update.
 
@@ -68,6 +69,7 @@ def record_round(
       client: Whose trainer takes the steps.
       rng: Of the null recording.
       device: Where the client computes.
+      weights: The public weights that the study names, if it names any.
 
     Raises:
       ConfigError: More numbers than a recording holds.
@@ -86,6 +88,7 @@ def record_round(
         model=model,
         randomness=randomness,
         device=device,
+        weights=weights,
         trainer=client(recorder.observe, cohort),
     )
     return recorder.recording(), recorder.null(), update
