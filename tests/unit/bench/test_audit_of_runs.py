@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from datetime import UTC, date, datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,24 @@ from septum.cli import build_app
 from septum.errors import ConfigError, DataError, SeptumError
 from septum.study import load
 from septum_bench import observed, simulate
-from septum_bench.audit import audit, reconstruction, rehearse
+from septum_bench.attacks.gradient_matching import MatchingConfig
+from septum_bench.attacks.inversion import InversionConfig
+from septum_bench.audit import (
+    audit,
+    canary_probe,
+    conformance_probe,
+    counting,
+    fingerprints,
+    identification,
+    multistep,
+    participation,
+    reconstruction,
+    rehearse,
+)
 from septum_bench.audit.loading import open_part, open_run
 from septum_bench.audit.subject import NotApplicable
 from septum_bench.plan import Plan
+from septum_bench.report.audit_page import render_audit
 from septum_client.cohort import Cohort, Split
 from septum_client.site import Site
 from septum_server import checkpoint
@@ -45,6 +60,26 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def subject(folder):
     return open_run(folder)
+
+
+CHEAP = {
+    canary_probe: {"_CANARIES": 300, "_SIMULATED": 2},
+    conformance_probe: {"_STEPS": 4},
+    counting: {"_ROUNDS": 1},
+    fingerprints: {"_ROUNDS": 1},
+    identification: {"_CANDIDATES": 16, "_TRIALS": 300, "_ABSENT": 300},
+    multistep: {"_SITES": 1, "CONFIG": MatchingConfig(evaluations=3, stages=1)},
+    participation: {"_ROUNDS": 1, "_CANDIDATES": 30},
+    reconstruction: {"_TARGETS": 2, "InversionConfig": partial(InversionConfig, iterations=4)},
+}
+
+
+def brief(monkeypatch):
+    """Make every default attack as cheap as it can be and still have something to say."""
+    for module, constants in CHEAP.items():
+        for name, value in constants.items():
+            assert hasattr(module, name), name
+            monkeypatch.setattr(module, name, value)
 
 
 def contents(folder):
@@ -124,6 +159,26 @@ def test_the_audit_of_a_run_is_equal_to_the_byte_the_second_time(folder):
     assert first.findings
 
 
+def test_page_and_record_of_all_kinds_of_attack_are_equal_to_the_byte_for_equal_seeds(
+    folder, monkeypatch
+):
+    # Every default attack, the costly ones at their cheapest; the slow twin has them as they are.
+    brief(monkeypatch)
+    reports = [audit(folder, today=TODAY) for _ in range(2)]
+    keys = {finding.key for finding in reports[0].findings}
+    assert keys >= {"identification", "participation", "inversion", "multistep", "canaries"}
+    assert not [each for each in reports[0].untried if each.reason != "not in the default suite."]
+    assert reports[0].to_json() == reports[1].to_json()
+    assert render_audit(reports[0]) == render_audit(reports[1])
+
+
+@pytest.mark.slow
+def test_the_default_audit_is_equal_to_the_byte_for_equal_seeds(folder):
+    reports = [audit(folder, today=TODAY) for _ in range(2)]
+    assert reports[0].to_json() == reports[1].to_json()
+    assert render_audit(reports[0]) == render_audit(reports[1])
+
+
 def test_the_command_writes_page_and_record_and_says_the_verdict(folder, tmp_path):
     out = tmp_path / "audit"
     done = command(
@@ -134,6 +189,19 @@ def test_the_command_writes_page_and_record_and_says_the_verdict(folder, tmp_pat
     record = json.loads((out / "audit.json").read_bytes())
     assert record["audited"] == "2026-01-15"
     assert record["findings"][0]["claim"] in (out / "audit.html").read_text(encoding="utf-8")
+
+
+def test_a_study_that_starts_from_public_weights_is_not_attacked_without_them(folder, tmp_path):
+    contract = (folder / "study.toml").read_text(encoding="utf-8")
+    assert contract.count('weights = ""') == 1
+    named = contract.replace('weights = ""', f'weights = "{"a" * 64}"')
+    (tmp_path / "study.toml").write_text(named, encoding="utf-8")
+    words = ("audit", folder / "server" / "round-00002.npz", "--study", tmp_path / "study.toml")
+    for more, remedy in (((), "--weights"), (("--weights", tmp_path), "septum model import")):
+        done = command(*words, *more, "--out", tmp_path / "audit")
+        assert done.exit_code != 0
+        assert isinstance(done.exception, SeptumError)
+        assert remedy in str(done.exception)
 
 
 def test_strict_fails_where_nothing_could_be_attacked(folder, tmp_path):
