@@ -69,9 +69,13 @@ def took_part(
         raise NotApplicable(
             "no round drew some candidates and left others out.", remedy="Attack more rounds."
         )
-    findings = [_in_a_round(every, rounds, rng=rng), _in_a_line_up(every, rounds, rng=rng)]
-    over = _over_rounds(seen, lines, rounds, rng=rng) if len(sites) > 1 else None
-    return (*findings, over) if over is not None else tuple(findings)
+    findings: list[Finding | None] = [
+        _in_a_round(every, rounds, rng=rng),
+        _in_a_line_up(every, rounds, rng=rng),
+    ]
+    if len(sites) > 1:
+        findings.append(_over_rounds(seen, lines, rounds, rng=rng))
+    return tuple(finding for finding in findings if finding is not None)
 
 
 def _roles(every: Sequence[MeasuredRound]) -> tuple[Role, ...]:
@@ -148,9 +152,12 @@ def _in_a_round(
 
 def _in_a_line_up(
     every: Sequence[MeasuredRound], rounds: tuple[int, ...], *, rng: np.random.Generator
-) -> Finding:
-    roles = _roles(every)
-    ranks = {role: _line_ups(_strata(every, role), rng) for role in roles}
+) -> Finding | None:
+    """Return the finding; None where too few were left out of every round to fill a line-up."""
+    ranks = {role: _line_ups(_strata(every, role), rng) for role in _roles(every)}
+    ranks = {role: found for role, found in ranks.items() if found}
+    if not {"control", "release"} <= set(ranks):
+        return None
     arms = {
         role: statistics.share(role, sum(rank == 1 for rank in found), len(found))
         for role, found in ranks.items()

@@ -28,6 +28,7 @@ from septum_bench.audit import (
     reconstruction,
     rehearse,
 )
+from septum_bench.audit.finding import Verdict
 from septum_bench.audit.loading import open_part, open_run
 from septum_bench.audit.subject import NotApplicable
 from septum_bench.plan import Plan
@@ -147,6 +148,15 @@ def test_each_hospitals_release_is_attacked_by_itself_and_never_their_mean(subje
         assert np.abs(match).max() > 1 - 1e-5
 
 
+def test_where_too_few_were_left_out_to_fill_a_line_up_nothing_is_claimed_of_one(
+    subject, monkeypatch
+):
+    monkeypatch.setattr(participation, "_CANDIDATES", 12)
+    keys = {found.key for found in participation.took_part(subject, rng=np.random.default_rng(0))}
+    assert "participation" in keys
+    assert "line-up" not in keys
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no run"):
         open_run(tmp_path)
@@ -166,8 +176,9 @@ def test_page_and_record_of_all_kinds_of_attack_are_equal_to_the_byte_for_equal_
     brief(monkeypatch)
     reports = [audit(folder, today=TODAY) for _ in range(2)]
     keys = {finding.key for finding in reports[0].findings}
-    assert keys >= {"identification", "participation", "inversion", "multistep", "canaries"}
+    assert keys >= {"identification", "participation", "inversion", "empirical epsilon"}
     assert not [each for each in reports[0].untried if each.reason != "not in the default suite."]
+    assert not reports[0].of(Verdict.REFUTED)
     assert reports[0].to_json() == reports[1].to_json()
     assert render_audit(reports[0]) == render_audit(reports[1])
 
