@@ -4,7 +4,7 @@ Images are float arrays in [0, 1], so the data range is 1 everywhere. A range
 taken from the data, or from normalised values, inflates both figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -85,6 +85,7 @@ def ranks(
     gallery: Images,
     gallery_patients: Sequence[str],
     public_mean: Images,
+    embed: Callable[[Images], Figures] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return at which place each reconstruction names its own patient; 1 is identified.
 
@@ -98,6 +99,8 @@ def ranks(
       gallery: Shape ``(images, size, size)``.
       gallery_patients: The patient of each gallery image.
       public_mean: Shape ``(size, size)``.
+      embed: From images to unit vectors, whose inner product is the likeness
+        instead; zeros show nothing.
 
     Guarantees:
       - A tie with another patient counts for the attacker.
@@ -118,8 +121,8 @@ def ranks(
             remedy="Put at least one image of each target into the gallery.",
         )
     alike = np.full((len(reconstructions), len(names)), -np.inf)
-    pictures = _centred(gallery, public_mean)
-    made = _centred(reconstructions, public_mean)
+    shown = embed or (lambda images: _centred(images, public_mean))
+    pictures, made = shown(gallery), shown(reconstructions)
     # Rounding to 1e-9 makes ties of what differs by the order of summation.
     correlation = np.round(made @ pictures.T, 9)
     for image, patient in enumerate(column):

@@ -3,12 +3,14 @@
 The auditor's side: it holds the truth, and nothing here is handed to an attack.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from septum_bench.attacks.embedder import Embedder
 from septum_bench.attacks.similarity import blind_guesses, psnr, ranks, ssim
 from septum_bench.audit.statistics import Role
 from septum_bench.record import Reconstruction
@@ -47,27 +49,33 @@ class Arm:
     psnr: Doubles
     ssim: Doubles
     rank: npt.NDArray[np.int64]
-
-    @property
-    def named(self) -> int:
-        """Targets whose own image was the most alike."""
-        return int((self.rank == 1).sum())
+    embedded: npt.NDArray[np.int64]
+    """Rank by an embedder that learned from public images, in place of correlation."""
 
 
-def scored(found: Floats, crowd: Crowd, public: Floats) -> Arm:
-    """Return the scores of reconstructions ``(targets, side, side)`` of the crowd's first."""
+def scored(found: Floats, crowd: Crowd, public: Floats, *, embedder: Embedder | None) -> Arm:
+    """Return the scores of reconstructions ``(targets, side, side)`` of the crowd's first.
+
+    Without an embedder its ranks are those by correlation.
+    """
     truth = crowd.images[: len(found), 0]
-    return Arm(
-        images=found,
-        psnr=psnr(found, truth),
-        ssim=ssim(found, truth),
-        rank=ranks(
+
+    def ranked(embed: Callable[[Floats], Doubles] | None) -> npt.NDArray[np.int64]:
+        return ranks(
             found,
             patients=crowd.patients[: len(found)],
             gallery=crowd.images[:, 0],
             gallery_patients=crowd.patients,
             public_mean=blind_guesses(public[:, 0])[0],
-        ),
+            embed=embed,
+        )
+
+    return Arm(
+        images=found,
+        psnr=psnr(found, truth),
+        ssim=ssim(found, truth),
+        rank=ranked(None),
+        embedded=ranked(embedder.embed if embedder is not None else None),
     )
 
 

@@ -5,11 +5,12 @@ targets, line-up, prior, budget and seed; in the null arm the attack is given a
 release to which the target did not contribute.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
 
+from septum_bench.attacks.embedder import FEWEST, Embedder
 from septum_bench.attacks.inversion import InversionConfig, gradients, invert
 from septum_bench.audit import statistics
 from septum_bench.audit.candidates import attacked_rounds
@@ -67,6 +68,10 @@ def reconstruct(
             [as_mean_gradient(subject, s, number, crowd) for s in crowd.sites[:count]]
         ),
     }
+    # Its own stream: what was drawn before there was an embedder stays as it was.
+    luck = np.random.default_rng([subject.seed, *b"embedder"])
+    public = subject.public_images[:, 0]
+    embedder = Embedder.fit(public, rng=luck) if len(public) >= FEWEST else None
     arms: dict[Role, Arm] = {}
     for place, role in enumerate(ROLES):
         control = role == "control"
@@ -85,10 +90,11 @@ def reconstruct(
             device=subject.device,
             progress=_part(progress, place, len(ROLES)),
         )
-        arms[role] = scored(found, crowd, subject.public_images)
+        arms[role] = scored(found, crowd, subject.public_images, embedder=embedder)
     pictures = pictures_of(arms, crowd, subject.public_images)
     return (
-        _naming(arms, crowd, number),
+        _naming(arms, crowd, number, by="correlation"),
+        *([_naming(arms, crowd, number, by="embedder")] if embedder is not None else []),
         _likeness(arms, crowd, number, subject.public_images, rng=rng, pictures=pictures),
     )
 
@@ -123,15 +129,21 @@ def check_invertible(subject: Subject) -> None:
         )
 
 
-def _naming(arms: dict[Role, Arm], crowd: Crowd, number: int) -> Finding:
-    gallery, count = len(crowd.patients), len(arms["release"].rank)
-    control, release, null = arms["control"], arms["release"], arms["null"]
-    shares = {role: statistics.share(role, arms[role].named, count) for role in ROLES}
+def _naming(
+    arms: dict[Role, Arm], crowd: Crowd, number: int, *, by: Literal["correlation", "embedder"]
+) -> Finding:
+    gallery = len(crowd.patients)
+    ranks = {role: arm.rank if by == "correlation" else arm.embedded for role, arm in arms.items()}
+    named = {role: int((rank == 1).sum()) for role, rank in ranks.items()}
+    count = len(ranks["release"])
+    shares = {role: statistics.share(role, named[role], count) for role in ROLES}
     low = shares["control"].low
     return Finding(
-        key="inversion",
-        claim="No patient can be named from the image that inversion makes of a release.",
-        attack="gradient inversion under an image prior, then rank by correlation",
+        key="inversion" if by == "correlation" else "inversion-embedder",
+        claim="No patient can be named from the image that inversion makes of a release"
+        + (".", ", by what survives a bad reconstruction.")[by == "embedder"],
+        attack="gradient inversion under an image prior, then rank by "
+        + ("correlation", "an embedder learned from public images")[by == "embedder"],
         source=_SOURCE,
         threat=ThreatRecord.of(RELEASED),
         score=f"patients named among {gallery} who took part",
@@ -141,14 +153,15 @@ def _naming(arms: dict[Role, Arm], crowd: Crowd, number: int) -> Finding:
         control=shares["control"],
         null=shares["null"],
         release=shares["release"],
-        p_value=statistics.above_chance(release.named, count, 1 / gallery),
-        control_ok=2 * control.named > count and low is not None and low > 1 / gallery,
+        p_value=statistics.above_chance(named["release"], count, 1 / gallery),
+        control_ok=2 * named["control"] > count and low is not None and low > 1 / gallery,
         power=statistics.power_of_shares(count, 1 / gallery),
-        sentence=f"Inverting the releases of round {number} named {release.named} of {count} "
-        f"patients among {gallery}; the same attack named {control.named} from unprotected "
-        f"gradients and {null.named} from releases without the patient.",
+        sentence=f"Inverting the releases of round {number} named "
+        f"{named['release']} of {count} patients among {gallery} by {by}; the same attack named "
+        f"{named['control']} from unprotected gradients and {named['null']} from releases without "
+        "the patient.",
         curves=tuple(
-            statistics.rank_curve(role, [int(rank) for rank in arms[role].rank], gallery=gallery)
+            statistics.rank_curve(role, [int(rank) for rank in ranks[role]], gallery=gallery)
             for role in ROLES
         ),
     )

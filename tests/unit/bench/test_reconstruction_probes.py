@@ -51,16 +51,20 @@ def inverted(subject):
 
 
 def test_inversion_names_patients_without_protection_and_refutes_nothing_with_it(inverted):
-    naming, likeness = inverted[0]
+    naming, embedded, likeness = inverted[0]
+    assert embedded.control_ok
+    assert embedded.key != naming.key
     assert naming.control_ok
     assert likeness.control_ok
     assert naming.control.value > naming.null.value
     assert likeness.control.low > 0
-    assert {finding.verdict for finding in settle([naming, likeness])} == {Verdict.NOT_REFUTED}
+    assert {finding.verdict for finding in settle([naming, embedded, likeness])} == {
+        Verdict.NOT_REFUTED
+    }
 
 
 def test_the_null_is_never_in_the_gain_twice_and_progress_ends_at_all(inverted):
-    (_, likeness), steps = inverted
+    (_, _, likeness), steps = inverted
     assert steps[-1] == (180, 180)
     drawn = likeness.reconstructions
     floor = [max(each.prior_psnr, each.null_psnr) for each in drawn]
@@ -70,7 +74,7 @@ def test_the_null_is_never_in_the_gain_twice_and_progress_ends_at_all(inverted):
 
 
 def test_every_reconstruction_stands_beside_its_control_its_null_and_its_guess(inverted):
-    for each in inverted[0][1].reconstructions:
+    for each in inverted[0][-1].reconstructions:
         shapes = {each.original.shape, each.reconstruction.shape, each.prior.shape}
         assert shapes | {each.control.shape, each.null.shape} == {(32, 32)}
         assert 1 <= each.control_rank <= each.gallery
@@ -92,7 +96,7 @@ def test_an_imprint_takes_everything_from_a_trusting_client_and_nothing_from_thi
 
 
 def test_a_client_that_accepts_a_crafted_network_refutes_the_claim(subject, monkeypatch):
-    monkeypatch.setattr(imprinting, "network", lambda study, vector: None)
+    monkeypatch.setattr(imprinting, "network", lambda study, vector, weights: None)
     (finding,) = imprint(subject, rng=np.random.default_rng(0))
     assert "ACCEPTS" in finding.sentence
     assert settle([finding])[0].verdict is Verdict.REFUTED
