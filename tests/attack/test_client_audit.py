@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from septum.models import network_of, to_vector
+from septum_bench.audit import canary_probe, conformance_probe
 from septum_bench.audit.canary_probe import canary_audit
 from septum_bench.audit.conformance_probe import conformance_audit
 from septum_bench.audit.finding import Finding, Verdict, settle
@@ -94,6 +95,16 @@ def test_a_study_whose_client_halves_its_noise_is_refuted(subject, monkeypatch):
     assert "made 0 of 2" in noise.sentence
 
 
+@pytest.mark.parametrize("probe", [canary_audit, conformance_audit])
+def test_equal_seeds_give_equal_findings_from_few_canaries_and_steps(subject, probe, monkeypatch):
+    monkeypatch.setattr(canary_probe, "_CANARIES", 200)
+    monkeypatch.setattr(canary_probe, "_SIMULATED", 2)
+    monkeypatch.setattr(conformance_probe, "_STEPS", 4)
+    one, same = (put(probe, subject, seed=3) for _ in range(2))
+    assert [each.model_dump_json() for each in one] == [each.model_dump_json() for each in same]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [canary_audit, conformance_audit])
 def test_equal_seeds_give_equal_findings(subject, probe):
     one, same = (put(probe, subject, seed=3) for _ in range(2))

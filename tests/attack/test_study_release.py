@@ -1,4 +1,8 @@
-"""A real study's own releases under the whole default audit, each attack beside its control."""
+"""A real study's own releases under the whole default audit, each attack beside its control.
+
+Minutes: the quick twin, with every attack at its cheapest, is in
+``tests/unit/bench/test_audit_of_runs.py``.
+"""
 
 from datetime import date
 
@@ -10,6 +14,8 @@ from septum_bench.audit.finding import LEVEL, Verdict
 from septum_bench.audit.runner import REGISTRY
 from septum_bench.plan import Plan
 from septum_bench.pytest_plugin import assert_not_refuted
+
+pytestmark = pytest.mark.slow
 
 
 class Silent:
