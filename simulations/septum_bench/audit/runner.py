@@ -176,7 +176,8 @@ def stream(seed: int, key: str) -> np.random.Generator:
 def _one_thread() -> Iterator[None]:
     """Let torch use one thread: sums split over threads are rounded otherwise.
 
-    It is no slower. Attacks are many small operations, on which threads wait for each other.
+    On a loaded machine two threads were ten times as slow: attacks are many small operations,
+    at the end of each of which threads wait for one another (``benchmarks/RESULTS.md``).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
