@@ -44,6 +44,9 @@ SERVER = ThreatModel(
 )
 SINGLE = MatchingConfig(evaluations=300, box_weight=1.0, tv_weight=1e-3, spread=0.1)
 BATCH = replace(SINGLE, evaluations=600, layer_power=0.5, tv_weight=3e-3)
+# With one label nothing tells the images apart but their own patterns, and single runs end in
+# different mixtures of them: their mean is nearer than any one.
+ALIKE = replace(BATCH, evaluations=450, restarts=3, consensus=True)
 POOLED = MatchingConfig(
     evaluations=100,
     restarts=4,
@@ -80,7 +83,7 @@ ROWS = (
     Row(name="ConvNet, batch 4, four labels", network="ConvNet", classes=(0, 1, 2, 3),
         config=BATCH, bar="21.8 / 0.69, 131 s"),
     Row(name="ConvNet, batch 4, one label", network="ConvNet", classes=(0, 0, 0, 0),
-        config=BATCH, bar="14.1 / 0.37, 130 s"),
+        config=ALIKE, bar="14.1 / 0.37, 130 s"),
     Row(name="ConvNet-BN, batch 4, train mode", network="ConvNet-BN", classes=(0, 1, 2, 3),
         config=BATCH, training=True, bar="16.3 / 0.48, 84 s"),
 )  # fmt: skip
