@@ -222,7 +222,8 @@ def test_momentum_adam_and_average_survive_a_crash_and_another_machine(
     other.sites = [Site.open(moved / name) for name in tiny.names]
     other.run(resume=True)
     ends = [
-        checkpoint.latest(each.folder / "server", digest=each.study.digest) for each in (whole, other)
+        checkpoint.latest(each.folder / "server", digest=each.study.digest)
+        for each in (whole, other)
     ]
     assert ends[0].model.tobytes() == ends[1].model.tobytes()
     assert ends[0].published.tobytes() == ends[1].published.tobytes()
