@@ -39,6 +39,7 @@ _METADATA: Final = tuple(
 
 PATHS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
+        "/v1/fleet/": (),  # once, from the pre-flight: whether the port answers
         "/v1/fleet/activate-node": ("public_key", "heartbeat_interval"),
         "/v1/fleet/deactivate-node": ("node_id",),
         "/v1/fleet/send-node-heartbeat": (*_NODE, "heartbeat_interval"),

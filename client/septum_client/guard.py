@@ -153,7 +153,7 @@ def main() -> None:
     # Not asked politely: Flower would first talk to a SuperNode that may be gone too, and the
     # ledger is made for this process to end anywhere.
     end_with_parent(signal.SIGKILL)
-    sys.argv = [CLIENT, *os.environ.pop(TASK, "").split()]
+    sys.argv = [CLIENT, *os.environ.pop(TASK, "").splitlines()]
     folder = Path(os.environ[SITE])
 
     def app() -> ClientApp:

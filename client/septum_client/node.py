@@ -37,6 +37,8 @@ _OTHERS: Final = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-servera
 # environment, the owner alone.
 _GUARDED: Final = """\
 #!/bin/sh
+IFS='
+'
 {task}="$*" exec {python} -P -m septum_client.guard
 """
 _REFUSED: Final = """\
