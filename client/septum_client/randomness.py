@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 Floats = npt.NDArray[np.float64]
 
-_CHUNK: Final = 1 << 16  # numbers at a time: what they pass through stays in the cache
+_CHUNK: Final = 1 << 17  # numbers at a time: what they pass through stays in the cache
 _RARE: Final = 1 << 10  # words below this lack bits for a full float64
 _GRID_BITS: Final = 36
 
@@ -56,6 +56,9 @@ class SystemRandomness:
     def __init__(self) -> None:
         cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16)))
         self._stream = cipher.encryptor()
+        # Made once: fresh memory costs the system a fault a page, as much as the arithmetic.
+        self._blank, self._keystream = bytes(8 * _CHUNK), bytearray(8 * _CHUNK + 15)
+        self._halves = torch.empty((2, _CHUNK // 2), dtype=torch.float64)
 
     def uniform(self, count: int) -> Floats:
         """Return ``count`` numbers from [0, 1), each a multiple of 2**-53."""
@@ -65,12 +68,10 @@ class SystemRandomness:
     def normal(self, count: int) -> Floats:
         """Return ``count`` standard normal numbers."""
         drawn = torch.empty(count + count % 2, dtype=torch.float64)
-        most = min(_CHUNK, len(drawn))
-        blank, keystream = bytes(8 * most), bytearray(8 * most + 15)
         for start in range(0, len(drawn), _CHUNK):
             chunk = drawn[start : start + _CHUNK]
-            self._stream.update_into(memoryview(blank)[: 8 * len(chunk)], keystream)
-            words = torch.frombuffer(keystream, dtype=torch.int64, count=len(chunk))
+            self._stream.update_into(memoryview(self._blank)[: 8 * len(chunk)], self._keystream)
+            words = torch.frombuffer(self._keystream, dtype=torch.int64, count=len(chunk))
             self._box_muller(*words.chunk(2), *chunk.chunk(2))
         return drawn[:count].numpy()
 
@@ -83,13 +84,15 @@ class SystemRandomness:
     ) -> None:
         """Turn two int64 words each into two normals (Box and Muller 1958), in place."""
         for_radius.bitwise_and_(2**63 - 1)
-        uniform = for_radius.double().add_(0.5)
+        uniform, angle = self._halves[:, : len(for_radius)]
+        uniform.copy_(for_radius).add_(0.5)
         if int(for_radius.min()) < _RARE:
             rare = for_radius < _RARE
             finer = torch.from_numpy(self.uniform(int(rare.sum())))
             uniform[rare] = for_radius[rare] + finer.add_(2.0**-64)
-        radius = uniform.mul_(2.0**-63).log_().mul_(-2).sqrt_()
-        angle = for_angle.double().mul_(math.pi * 2.0**-63)
+        radius = uniform.mul_(2.0**-63).log_().mul_(-2)
+        np.sqrt(radius.numpy(), out=radius.numpy())  # torch's takes twice as long
+        angle.copy_(for_angle).mul_(math.pi * 2.0**-63)
         torch.cos(angle, out=cosines).mul_(radius)
         torch.sin(angle, out=sines).mul_(radius)
 
@@ -128,11 +131,16 @@ def noised(total: torch.Tensor, *, std: float, randomness: Randomness) -> torch.
     step = grid(std)
     flat = total.detach().reshape(-1)
     result = torch.empty_like(flat)
+    exact, scaled = torch.empty((2, min(_CHUNK, len(flat))), dtype=torch.float64)
     for start in range(0, len(flat), _CHUNK):
-        part = flat[start : start + _CHUNK].to("cpu", torch.float64)
+        part = flat[start : start + _CHUNK]
+        if len(part) < len(exact):
+            exact, scaled = exact[: len(part)], scaled[: len(part)]
         noise = torch.from_numpy(randomness.normal(len(part)))
-        exact = part.div(step).round_().add_(noise.mul(std / step).round_())
-        result[start : start + _CHUNK] = exact.mul_(step).to(result.dtype)
+        torch.mul(noise, std / step, out=scaled).round_()
+        # The grid is a power of two: dividing by it is multiplying, exactly.
+        exact.copy_(part).mul_(1 / step).round_().add_(scaled).mul_(step)
+        result[start : start + _CHUNK] = exact
     return result.view(total.shape)
 
 

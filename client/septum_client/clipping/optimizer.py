@@ -108,7 +108,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
     def _add_noise(self, together: list[nn.Parameter], std: float) -> None:
         sums = [(p, p.summed_grad) for p in cast("list[Any]", together)]
         totals = [torch.zeros_like(p) if total is None else total for p, total in sums]
-        flat = torch.cat([total.reshape(-1) for total in totals])
+        rows = [total.reshape(-1) for total in totals]
+        flat = torch.cat(rows) if len(rows) > 1 else rows[0]
         noisy = noised(flat, std=std, randomness=self._randomness)
         parts = torch.split(noisy, [p.numel() for p in together])
         for p, part in zip(together, parts, strict=True):
