@@ -187,7 +187,7 @@ def look_into(call: str, body: bytes) -> str:
         asked = StartRunRequest.FromString(body)
     except DecodeError:
         raise ConfigError("the call cannot be read.") from None
-    settings = {key: value.string for key, value in asked.override_config.items()}
+    settings: dict[str, str] = {key: value.string for key, value in asked.override_config.items()}
     ours = StartRunRequest(
         fab=Fab(hash_str=fab_digest(), content=fab()),
         override_config={STUDY_KEY: Scalar(string=settings.get(STUDY_KEY, ""))},
