@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from septum import __version__
 from septum.errors import ConfigError, SignatureError, explain
 from septum.fab import fab_digest
+from septum.participants import WHOLE_KEY
 from septum.signing import PUBLIC, Purpose, SigningKey, Value, verify
 from septum.study import Name
 from septum.training import Part
@@ -32,7 +33,9 @@ _Signed = TypeVar("_Signed", "SiteCard", "Invitation")
 PublicKey = Annotated[str, Field(pattern=PUBLIC)]
 """An Ed25519 public key: 32 bytes, as 64 hex digits."""
 
-NodeKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,300}={0,2}$")]
+NodeKey = Annotated[
+    str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,300}={0,2}$"), WHOLE_KEY
+]
 """An ECDSA P-384 public key in OpenSSH's form, without a comment."""
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}):[0-9]{1,5}$")]

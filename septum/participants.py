@@ -1,8 +1,14 @@
 """Who takes part in a study, by which key, until when, and how many must answer."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_public_key,
+)
 from pydantic import AfterValidator, Field
 
 from septum.training import Part
@@ -12,7 +18,30 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 """An Ed25519 public key, as 64 hex digits; empty in a study that nobody signs."""
 
-NodeKey = Annotated[str, Field(pattern=r"^(ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,300}={0,2})?$")]
+
+def _whole_key(text: str) -> str:
+    """Return ``text`` if it is a key in its one form: two texts of one key would be two keys."""
+    if not text:
+        return text
+    try:
+        key = load_ssh_public_key(text.encode())
+    except Exception:  # noqa: BLE001 - the parser raises many kinds, and a foreign file feeds it
+        key = None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
+        raise ValueError("is not an ECDSA P-384 public key in OpenSSH's form")
+    if key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii") != text:
+        raise ValueError("is not written as OpenSSH writes it")
+    return text
+
+
+WHOLE_KEY: Final = AfterValidator(_whole_key)
+"""What the text of a node key must pass beyond its pattern."""
+
+NodeKey = Annotated[
+    str,
+    Field(pattern=r"^(ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,300}={0,2})?$"),
+    WHOLE_KEY,
+]
 """An ECDSA P-384 public key in OpenSSH's form, without a comment; empty in a simulation."""
 
 

@@ -218,7 +218,7 @@ _LATER: Final[dict[str, dict[str, Any]]] = {
         "expires": "",
         "approvals": [],
     },
-    "model": {"initial": ""},
+    "model": {"initial": "", "weight_standardisation": False},
     "site": {"key": "", "node_key": ""},
 }
 """Keys that format 1 gained after it had been in use, and the values that say nothing."""

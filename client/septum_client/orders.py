@@ -9,11 +9,14 @@ hospital approved.
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from septum.errors import Code, Refusal, SignatureError
 from septum.signing import Purpose, SigningKey, verify
 from septum.wire import Declined, Instruction, Release, payload_digest
 from septum_client.site import Site
+
+_SKEW_S: Final = 3600  # by which the clocks of a coordinator and a hospital may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,15 @@ def accept(site: Site, instruction: Instruction, *, now: datetime, unsigned: boo
             f"it is {now.isoformat(timespec='seconds')}.",
             remedy="Nothing, if the site was offline: the next round is asked anew. Else compare "
             "this machine's clock with another.",
+        )
+    latest = study.participation.deadline_s + _SKEW_S
+    if instruction.deadline - now.timestamp() > latest:
+        raise Refusal(
+            Code.ORDER_LATE,
+            f"round {instruction.round} may be answered for longer than the {latest} s that the "
+            "study and two clocks leave: kept by somebody, it would hardly ever be late.",
+            remedy="Compare this machine's clock with another; if it is right, tell the "
+            "coordinator.",
         )
     # Later models are made of releases; the first is the one that a coordinator could craft.
     start = study.model.initial

@@ -1,31 +1,25 @@
 """Flower's grid on one side, a study's rounds on the other: order, gather, admit, record."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, cast
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
-from septum.errors import AdmissionError, Code, EngineError
+from septum.errors import Code, EngineError
 from septum.models import Vector
 from septum.signing import SigningKey
 from septum.study import Study
 from septum.wire import (
-    Declined,
     Instruction,
     Release,
-    decode_refusal,
-    decode_release,
-    encode_instruction,
 )
-from septum_server import checkpoint, noise_score, rounds
+from septum_server import checkpoint, inflation, noise_score, rounds
 from septum_server.arrivals import Arrivals, Arrived
+from septum_server.asking import Asking
 from septum_server.clock import SYSTEM, Clock
 from septum_server.nodes import sites_by_key, sites_of
 from septum_server.remedies import line
@@ -41,7 +35,8 @@ _PATIENCE: Final = 0.03  # a poll waits this share of the round so far, so it co
 _LONGEST_S: Final = 2.0
 _LOOK_S: Final = 3.0  # between two looks at who is connected; SuperNodes poll at the same pace
 _ARRIVALS: Final = "arrivals"
-_AT_ONCE: Final = 4  # replies pulled together: each holds a whole update in memory
+_NUMBER: Final = 4  # bytes of a float32
+_ROUND_ABOUT: Final = 6 << 20  # a chunk of Flower's and a header: the sum is an upper bound
 
 
 class RoundLoop:
@@ -85,6 +80,7 @@ class RoundLoop:
         self._started = clock.now()
         self._last: dict[str, Arrived] = {}
         self._kept: Arrivals | None = None
+        self._allowance: inflation.Allowance | None = None
 
     def run(self, grid: Grid, *, model: Vector, done: int) -> Vector:
         """Run what is left of the study after ``done`` rounds and return the last model.
@@ -93,6 +89,12 @@ class RoundLoop:
           EngineError: A round stayed below the quorum, or the disk is full.
         """
         Arrivals(folder=self._folder / _ARRIVALS).drop()  # of a run that was killed
+        with inflation.at_most(_NUMBER * len(model) + _ROUND_ABOUT) as self._allowance:
+            model = self._rounds(grid, model, done)
+        Arrivals(folder=self._folder / _ARRIVALS).drop()
+        return model
+
+    def _rounds(self, grid: Grid, model: Vector, done: int) -> Vector:
         policy = self._study.participation
         tries = 1 + (policy.retries if policy.dropout == "retry" else 0)
         for number in range(done + 1, self._study.rounds + 1):
@@ -102,7 +104,6 @@ class RoundLoop:
                 if closed is not None:
                     model = closed
                     break
-        Arrivals(folder=self._folder / _ARRIVALS).drop()
         return model
 
     def order(self, number: int, model: Vector) -> Instruction:
@@ -125,7 +126,8 @@ class RoundLoop:
         That is: the deadline, or nobody silent and the quorum reached or out of reach.
         """
         tally = self.tally(order)
-        asking = _Asking(grid, order, tally, tries=1 + self._study.participation.retries)
+        tries = 1 + self._study.participation.retries
+        asking = Asking(grid, order, tally, tries=tries, allowance=self._allowance)
         begun = self._clock.now()
         looked = float("-inf")
         while (now := self._clock.now()) <= order.deadline:
@@ -223,76 +225,3 @@ class RoundLoop:
             digest=self._study.digest, round=number, model=model, state=self._state
         )
         checkpoint.save(self._folder, done)
-
-
-class _Asking:
-    """Messages on their way: who was asked how often, and whose answer is out."""
-
-    def __init__(self, grid: Grid, order: Instruction, tally: Tally, *, tries: int) -> None:
-        self.pending: dict[str, int] = {}
-        self._grid = grid
-        self._order = order
-        self._tally = tally
-        self._tries = tries
-        self._asked: Counter[int] = Counter()
-        self._failed: set[int] = set()
-        self._content = encode_instruction(order)
-
-    def ask(self, connected: Iterable[int], *, seconds: float) -> None:
-        """Ask whoever was not asked yet, and whoever Flower lost on the way."""
-        nodes = [n for n in connected if n not in self._asked or n in self._failed]
-        if not nodes:
-            return
-        messages = [
-            Message(
-                self._content,
-                dst_node_id=node,
-                message_type="train",
-                group_id=str(self._order.round),
-                # A hospital that comes back later must not find a stale order to work through.
-                ttl=max(1.0, seconds),
-            )
-            for node in nodes
-        ]
-        pushed = list(self._grid.push_messages(messages))
-        if len(pushed) != len(nodes):
-            # Whose is missing cannot be told, and answers would be misnamed.
-            raise EngineError(
-                f"Flower took {len(pushed)} of {len(nodes)} orders of round {self._order.round}.",
-                remedy="Look at the SuperLink's log: its limit on a message may be too small.",
-            )
-        for name, node in zip(pushed, nodes, strict=True):
-            if name:  # Flower returns None for what it could not take
-                self.pending[name] = node
-                self._asked[node] += 1
-                self._failed.discard(node)
-                self._tally.ask(node)
-
-    def hear(self) -> None:
-        """Count the answers that have come, a few at a time."""
-        names = list(self.pending)
-        for start in range(0, len(names), _AT_ONCE):
-            for reply in self._grid.pull_messages(names[start : start + _AT_ONCE]):
-                node = self.pending.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue  # what answers none of our messages is none of our answers
-                lost = reply.has_error() and self._asked[node] < self._tries
-                if lost:
-                    self._failed.add(node)
-                self._tally.take(node, partial(read, reply, node), final=not lost)
-
-
-def read(reply: Message, node: int) -> Release | Declined:
-    """Return what ``node`` answered.
-
-    Raises:
-      AdmissionError: It is Flower's error, or another node's answer.
-      WireError: It is not of the agreed form.
-    """
-    if reply.has_error():
-        # Flower's error text may quote a hospital's exception: only its number is kept.
-        raise AdmissionError(f"FLOWER_{reply.error.code}: no answer was made.")
-    if reply.metadata.src_node_id != node:
-        # Flower does not compare a reply's source with the key that authenticated its sender.
-        raise AdmissionError("OTHER_NODE: another node answered in the place of this one.")
-    return decode_refusal(reply.content) or decode_release(reply.content)

@@ -210,16 +210,22 @@ def admit_sites(coordinator: Coordinator, *, notice: Callable[[str], None], toda
     """
     wanted: dict[str, str] = {}
     ended: set[str] = set()
+    used: set[str] = set()
     revoked = coordinator.revoked()
     for digest in coordinator.digests():
         # One study that has ended, or is damaged, must not lock the others' sites out.
         with contextlib.suppress(SeptumError):
             study = coordinator.study(digest).study
             ended |= {site.node_key for site in study.sites if site.key in revoked}
+            # Another's node key can be copied into a card: revoking the copy spares its owner.
+            used |= {site.node_key for site in study.sites if site.key not in revoked}
             in_force(study, today=today)
-            wanted |= {site.node_key: site.name for site in study.sites if site.node_key}
-    for key in ended:
-        wanted.pop(key, None)
+            wanted |= {
+                site.node_key: site.name
+                for site in study.sites
+                if site.node_key and site.key not in revoked
+            }
+    ended -= used
     node_keys.save(coordinator.folder, wanted)
     with desk(coordinator) as control:
         known = {node.key: node for node in control.nodes()}

@@ -2,13 +2,14 @@
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -40,7 +41,7 @@ def pem_of(openssh: str) -> bytes:
     """
     try:
         key = load_ssh_public_key(openssh.encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):
         raise ConfigError(
             "a site's node key is not in OpenSSH's form.", remedy="Take it from the site's card."
         ) from None
@@ -96,11 +97,15 @@ class NodeKeys:
             if seen == self._seen:
                 return
             named = json.loads(self._path.read_text(encoding="utf-8"))
-            pems = [pem_of(key) for key in named]
-        except (OSError, ValueError, ConfigError):
+        except (OSError, ValueError):
             self._seen, self._keys = None, {}
             return
-        loaded = {pem: load_pem_public_key(pem) for pem in pems}
+        loaded = {}
+        for key in named:
+            # One hospital's bad key must not lock the others out.
+            with contextlib.suppress(ConfigError):
+                pem = pem_of(key)
+                loaded[pem] = load_pem_public_key(pem)
         self._keys = {
             pem: key for pem, key in loaded.items() if isinstance(key, ec.EllipticCurvePublicKey)
         }

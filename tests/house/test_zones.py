@@ -20,7 +20,9 @@ DOORS = {
         "septum_client.guard",  # in place of Flower's own client process
         "septum_client.supernode",  # Flower's connection, without redirects
         "septum_server.app",
+        "septum_server.asking",
         "septum_server.bridge",
+        "septum_server.inflation",
         "septum_server.control",  # the Control API, which only Flower's own messages speak
         "septum_server.superlink",  # Flower's server, behind a gate
         "septum_server.task",  # Flower's own program, ended with its parent
@@ -74,6 +76,7 @@ DOORS = {
         "septum_server.control_desk",
         "septum_server.edge",
         "septum_server.relay",
+        "septum_server.asking",
     },
     "urllib": set(),
     "pickle": set(),

@@ -106,6 +106,11 @@ def test_an_order_is_obeyed_up_to_its_deadline_and_refused_after_it(tiny, signed
     assert decode_release(ask(site, order, now=datetime.fromtimestamp(SOON, tz=UTC))).round == 1
 
 
+def test_an_order_that_would_stay_good_for_ever_is_refused(tiny, signed, site):
+    for_ever = tiny.instruction(signed.study, deadline=1 << 62)
+    refused(site, for_ever, Code.ORDER_LATE)
+
+
 def test_an_old_message_is_worth_nothing_and_an_order_repeated_in_time_costs_nothing(
     tiny, signed, site
 ):

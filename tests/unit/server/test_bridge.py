@@ -18,7 +18,8 @@ from septum.wire import (
 )
 from septum_server import checkpoint, rounds
 from septum_server.app import server_app
-from septum_server.bridge import RoundLoop, read
+from septum_server.asking import read
+from septum_server.bridge import RoundLoop
 from septum_server.clock import Clock
 
 PATIENT = "Mustermann^Erika"

@@ -423,3 +423,19 @@ def test_only_a_study_with_all_its_rounds_is_called_complete(done, run, state, r
     assert remedy in found.remedy
     assert bool(found.remedy) == bool(remedy)
     assert found.ended == (run != "running")
+
+
+def test_revoking_a_card_that_copied_anothers_node_key_spares_its_owner(made, monkeypatch):
+    registry = Registry()
+    monkeypatch.setattr(launch, "desk", registry)
+    north, south = cards("north", "south")
+    copied = make_card(SigningKey.create(), name="evil", node_key=north.node_key, patients=10)
+    for group in ((north, south), (copied, *cards("west"))):
+        sign_study(
+            made, parse(commented(fields_of(WISHES, list(group)))), weights=None, today=TODAY
+        )
+    launch.admit_sites(made, notice=lambda _: None, today=TODAY)
+    assert made.revoke("evil")
+    launch.admit_sites(made, notice=lambda _: None, today=TODAY)
+    assert north.node_key in registry.known
+    assert json.loads((made.folder / "nodes.json").read_text())[north.node_key] == "north"

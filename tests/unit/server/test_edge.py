@@ -319,3 +319,10 @@ def test_a_node_that_is_let_in_no_longer_is_unknown_at_once(node, tmp_path):
 
 def test_a_key_has_one_form_in_each_notation(node):
     assert node_keys.openssh_of(node_keys.pem_of(openssh(node))) == openssh(node)
+
+
+def test_one_bad_key_in_the_list_locks_nobody_else_out(tmp_path):
+    node = ec.generate_private_key(ec.SECP384R1())
+    bad = "ecdsa-sha2-nistp384 " + "A" * 120
+    node_keys.save(tmp_path, {bad: "south", openssh(node): "north"})
+    assert NodeKeys(tmp_path).signed(signed(node), now=NOW)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -346,3 +347,31 @@ def test_an_order_that_flower_could_not_store_is_sent_again(tiny, tmp_path):
     _, (entry,) = run(world, tiny, tmp_path / "run")
     assert entry.complete
     assert world.times(4) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Mustermann^Erika"), AttributeError("x"), RecursionError(), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_reply_that_flower_cannot_even_build_costs_its_sender_alone(tiny, keys, tmp_path, error):
+    def unreadable(world, site, order, tries):
+        raise error  # while Flower makes objects of the bytes, before anything of ours sees them
+
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.script[3] = unreadable
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
+    assert entry.answered == ("north", "west")
+    assert entry.refused == {"south": "FORM"}
+    assert "Mustermann" not in (tmp_path / "run" / "rounds.jsonl").read_text()
+
+
+def test_a_server_that_does_not_answer_is_nobodys_bad_answer(tiny, tmp_path):
+    world = World(tiny)
+
+    def down(world, site, order, tries):
+        raise httpx.ConnectError("down")
+
+    world.script[3] = down
+    with pytest.raises(httpx.ConnectError):
+        run(world, tiny, tmp_path / "run")

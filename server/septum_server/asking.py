@@ -1,0 +1,118 @@
+"""Orders on their way to the hospitals and answers on their way back, whatever these hold."""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+import httpx
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from septum.errors import AdmissionError, EngineError, WireError
+from septum.wire import (
+    Declined,
+    Instruction,
+    Release,
+    decode_refusal,
+    decode_release,
+    encode_instruction,
+)
+from septum_server.inflation import Allowance
+from septum_server.tally import Tally
+
+
+class Asking:
+    """Messages on their way: who was asked how often, and whose answer is out."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        order: Instruction,
+        tally: Tally,
+        *,
+        tries: int,
+        allowance: Allowance | None,
+    ) -> None:
+        self.pending: dict[str, int] = {}
+        self._grid = grid
+        self._order = order
+        self._tally = tally
+        self._tries = tries
+        self._allowance = allowance
+        self._asked: Counter[int] = Counter()
+        self._failed: set[int] = set()
+        self._content = encode_instruction(order)
+
+    def ask(self, connected: Iterable[int], *, seconds: float) -> None:
+        """Ask whoever was not asked yet, and whoever Flower lost on the way."""
+        nodes = [n for n in connected if n not in self._asked or n in self._failed]
+        if not nodes:
+            return
+        messages = [
+            Message(
+                self._content,
+                dst_node_id=node,
+                message_type="train",
+                group_id=str(self._order.round),
+                # A hospital that comes back later must not find a stale order to work through.
+                ttl=max(1.0, seconds),
+            )
+            for node in nodes
+        ]
+        pushed = list(self._grid.push_messages(messages))
+        if len(pushed) != len(nodes):
+            # Whose is missing cannot be told, and answers would be misnamed.
+            raise EngineError(
+                f"Flower took {len(pushed)} of {len(nodes)} orders of round {self._order.round}.",
+                remedy="Look at the SuperLink's log: its limit on a message may be too small.",
+            )
+        for name, node in zip(pushed, nodes, strict=True):
+            if name:  # Flower returns None for what it could not take
+                self.pending[name] = node
+                self._asked[node] += 1
+                self._failed.discard(node)
+                self._tally.ask(node)
+
+    def hear(self) -> None:
+        """Count the answers that have come, one at a time: each holds a whole update."""
+        for name in list(self.pending):
+            for reply in self._pull(name):
+                node = self.pending.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue  # what answers none of our messages is none of our answers
+                lost = reply.has_error() and self._asked[node] < self._tries
+                if lost:
+                    self._failed.add(node)
+                self._tally.take(node, partial(read, reply, node), final=not lost)
+
+    def _pull(self, name: str) -> list[Message]:
+        if self._allowance is not None:
+            self._allowance.renew()
+        try:
+            return list(self._grid.pull_messages([name]))
+        except httpx.HTTPError:
+            raise  # the SuperLink's, not a hospital's
+        except Exception as error:  # noqa: BLE001 - Flower builds objects of a hospital's bytes
+            # Flower gives an answer once, so that this one is gone: the node has answered badly.
+            self._tally.take(self.pending.pop(name), partial(_unreadable, type(error).__name__))
+            return []
+
+
+def _unreadable(kind: str) -> Release:
+    raise WireError(f"the reply cannot be read ({kind}).")
+
+
+def read(reply: Message, node: int) -> Release | Declined:
+    """Return what ``node`` answered.
+
+    Raises:
+      AdmissionError: It is Flower's error, or another node's answer.
+      WireError: It is not of the agreed form.
+    """
+    if reply.has_error():
+        # Flower's error text may quote a hospital's exception: only its number is kept.
+        raise AdmissionError(f"FLOWER_{reply.error.code}: no answer was made.")
+    if reply.metadata.src_node_id != node:
+        # Flower does not compare a reply's source with the key that authenticated its sender.
+        raise AdmissionError("OTHER_NODE: another node answered in the place of this one.")
+    return decode_refusal(reply.content) or decode_release(reply.content)
