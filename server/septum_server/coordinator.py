@@ -13,8 +13,8 @@
     studies/          signed studies, one a file, named by digest
     runs/<digest>/    round records, checkpoints, and the public `weights/`
     logs/             of the processes
-    revoked           sites' public keys that are believed no longer, one a line
-    audit.log         each call of an operator, one line
+    revoked           sites' public keys that are believed no longer
+    audit.log         each call of an operator
 """
 
 import json
@@ -187,11 +187,19 @@ class Coordinator:
         return certs.days_left(self.certificate_path.read_bytes(), now=now)
 
     def renew(self, *, now: datetime) -> None:
-        """Give the server a fresh certificate of the same CA: hospitals need do nothing."""
+        """Give the server a fresh certificate of the same CA: hospitals need do nothing.
+
+        Raises:
+          ConfigError: The CA's key is kept elsewhere.
+        """
+        if not (self.folder / "tls" / "ca.key").exists():
+            raise ConfigError(
+                "the CA's key is not in tls/, so no certificate can be made here.",
+                remedy="Make one where the key is kept (deploy/certs), and put it into tls/.",
+            )
         tls = self.folder / "tls"
-        ca = certs.Issued(
-            certificate=(tls / "ca.crt").read_bytes(), key=(tls / "ca.key").read_bytes()
-        )
+        certificate, key = ((tls / name).read_bytes() for name in ("ca.crt", "ca.key"))
+        ca = certs.Issued(certificate=certificate, key=key)
         issued = certs.issue(ca, [host_of(self.settings.address)], now=now)
         # The two are read together by each process at its start, by nobody later.
         _write(self.certificate_key_path, issued.key)

@@ -140,6 +140,9 @@ def fit(coordinator: Coordinator, *, now: datetime) -> str:
 
     Due is one with fewer than :data:`RENEW_DAYS` days left, and one that its key
     does not fit, as an interrupted renewal leaves it.
+
+    Raises:
+      ConfigError: It is due, and the CA's key is kept elsewhere.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -147,7 +150,8 @@ def fit(coordinator: Coordinator, *, now: datetime) -> str:
         left = coordinator.days_left(now=now)
     except (OSError, SeptumError):
         left = -1
-    if left >= RENEW_DAYS:
+    # Where the CA's key is elsewhere, a certificate is used to its last day, and a person renews.
+    if left >= (RENEW_DAYS if (coordinator.folder / "tls" / "ca.key").exists() else 0):
         return ""
     coordinator.renew(now=now)
     return f"renewed the server's certificate, which now has {coordinator.days_left(now=now)} days"

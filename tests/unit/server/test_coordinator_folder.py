@@ -439,3 +439,11 @@ def test_revoking_a_card_that_copied_anothers_node_key_spares_its_owner(made, mo
     launch.admit_sites(made, notice=lambda _: None, today=TODAY)
     assert north.node_key in registry.known
     assert json.loads((made.folder / "nodes.json").read_text())[north.node_key] == "north"
+
+
+def test_a_ca_that_is_kept_elsewhere_stops_nobody_before_the_last_day(made):
+    (made.folder / "tls" / "ca.key").unlink()
+    last = made.days_left(now=NOW)
+    assert launch.fit(made, now=NOW + timedelta(days=last)) == ""
+    with pytest.raises(ConfigError, match="CA's key is not in tls"):
+        launch.fit(made, now=NOW + timedelta(days=last + 2))
