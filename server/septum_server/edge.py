@@ -21,8 +21,9 @@ from septum_server.relay import GATE, Receive, Scope, Send, live, relay, say
 _FLEET: Final = re.compile(rb"/v1/fleet/[a-z]+(?:-[a-z]+)*")
 _ACTIVATE: Final = b"/v1/fleet/activate-node"
 _ACTIVATE_BYTES: Final = 4 << 10
-_UPLOAD_BYTES: Final = 64 << 10
-"""Bodies below this are a node's questions, which a full disk does not refuse."""
+_UPLOADS: Final = frozenset({b"/v1/fleet/push-object", b"/v1/fleet/push-messages"})
+_SMALL_BYTES: Final = 64 << 10
+"""Bodies up to this are a node's questions, which a full disk does not refuse."""
 
 _FORWARDED: Final = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent"})
 _OURS: Final = b"flwr-"
@@ -54,6 +55,7 @@ class Edge:
         rate and on its declared size, and is signed by a registered SuperNode's
         key; a stranger may but ask to be let in, in 4 KiB.
       - A body is streamed, and never longer than it was declared.
+      - While the disk is full, no upload is passed, however small.
       - Of the request's headers only the content's own and Flower's are passed.
 
     Args:
@@ -114,7 +116,7 @@ class Edge:
             (411, lambda: size is None),
             (413, lambda: (size or 0) > self._limits.body_bytes),
             (401, lambda: not self._is_known(scope, size or 0)),
-            (503, lambda: self._is_full(size or 0)),
+            (503, lambda: self._is_full(scope, size or 0)),
             (503, lambda: not self._bytes.take(peer, float(size or 0), now=now)),
         )
         return next((status for status, holds in rules if holds()), None)
@@ -125,8 +127,9 @@ class Edge:
         # Flower's own answer to a node that it does not know says why; the edge's would not.
         return scope["raw_path"] == _ACTIVATE and size <= _ACTIVATE_BYTES
 
-    def _is_full(self, size: int) -> bool:
-        return size > _UPLOAD_BYTES and self._free() < self._limits.least_free_bytes
+    def _is_full(self, scope: Scope, size: int) -> bool:
+        kept = scope["raw_path"] in _UPLOADS or size > _SMALL_BYTES
+        return kept and self._free() < self._limits.least_free_bytes
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = _declared(scope) or 0

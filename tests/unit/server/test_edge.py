@@ -227,10 +227,19 @@ def test_a_peer_that_sends_too_much_waits():
     assert ask(app, body=b"x" * 15).status == 200
 
 
-def test_uploads_wait_for_disk_and_questions_do_not():
+@pytest.mark.parametrize("name", ["push-object", "push-messages"])
+@pytest.mark.parametrize("size", [0, 1, 64 << 10, 65 << 10])
+def test_an_upload_of_any_size_waits_for_disk(name, size):
+    inside = Inside()
+    app = edge(inside, free=(1 << 30) - 1)
+    asked = ask(app, f"/v1/fleet/{name}", body=b"x" * size)
+    assert (asked.status, asked.read, inside.requests) == (503, 0, [])
+
+
+def test_a_question_does_not_wait_for_disk():
     app = edge(Inside(), free=(1 << 30) - 1)
+    assert ask(app, body=b"x" * (64 << 10)).status == 200
     assert ask(app, body=b"x" * (65 << 10)).status == 503
-    assert ask(app, body=b"x" * (63 << 10)).status == 200
 
 
 def test_a_stranger_may_ask_to_be_let_in_and_nothing_else():
