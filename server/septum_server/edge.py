@@ -23,7 +23,7 @@ _ACTIVATE: Final = b"/v1/fleet/activate-node"
 _ACTIVATE_BYTES: Final = 4 << 10
 _UPLOADS: Final = frozenset({b"/v1/fleet/push-object", b"/v1/fleet/push-messages"})
 _SMALL_BYTES: Final = 64 << 10
-"""Bodies up to this are a node's questions, which a full disk does not refuse."""
+"""Bodies up to this are read whole before the SuperLink hears of them."""
 
 _FORWARDED: Final = frozenset({b"content-type", b"accept", b"user-agent", b"traceparent"})
 _OURS: Final = b"flwr-"
@@ -54,7 +54,10 @@ class Edge:
       - Before the body is read, the request has passed the limits on its peer's
         rate and on its declared size, and is signed by a registered SuperNode's
         key; a stranger may but ask to be let in, in 4 KiB.
-      - A body is streamed, and never longer than it was declared.
+      - A small body, a stranger's always, is read whole and within
+        ``limits.small_s`` seconds before a connection to the SuperLink is taken: who
+        sends slowly takes none. A larger one is streamed, and given up when it stops
+        or its average rate falls below the least. None is longer than it was declared.
       - While the disk is full, no upload is passed, however small.
       - Of the request's headers only the content's own and Flower's are passed.
 
@@ -139,13 +142,12 @@ class Edge:
             if name in _FORWARDED or name.startswith(_OURS)
         ]
         headers += [(b"content-length", str(size).encode()), (GATE.encode(), self._gate)]
-        request = self._upstream.build_request(
-            "POST",
-            scope["raw_path"].decode("ascii"),
-            headers=headers,
-            content=_body(receive, size=size, part_s=self._limits.body_s),
-        )
+        body = self._body(receive, size=size)
         try:
+            content = b"".join([part async for part in body]) if size <= _SMALL_BYTES else body
+            request = self._upstream.build_request(
+                "POST", scope["raw_path"].decode("ascii"), headers=headers, content=content
+            )
             answer = await self._upstream.send(request, stream=True)
         except _GoneError:
             return
@@ -160,25 +162,37 @@ class Edge:
         else:
             await relay(answer, send)
 
+    async def _body(self, receive: Receive, *, size: int) -> AsyncIterator[bytes]:
+        """Yield the body; raise as soon as it is longer than declared, or comes too slowly."""
+        seen = 0
+        # Of the peer alone: while the SuperLink is slow, the peer is not.
+        waited = 0.0
+        while True:
+            left = self._allowed_s(size, seen) - waited
+            began = self._clock()
+            try:
+                message = await asyncio.wait_for(receive(), min(left, self._limits.body_s))
+            except TimeoutError:
+                raise _TooSlowError from None
+            waited += self._clock() - began
+            if message["type"] == "http.disconnect":
+                raise _GoneError
+            part = message.get("body", b"")
+            seen += len(part)
+            if seen > size:
+                raise _TooLargeError
+            if waited > self._allowed_s(size, seen):
+                raise _TooSlowError
+            if part:
+                yield part
+            if not message.get("more_body"):
+                return
 
-async def _body(receive: Receive, *, size: int, part_s: float) -> AsyncIterator[bytes]:
-    """Yield the body; raise as soon as it is longer than declared, or stops coming."""
-    seen = 0
-    while True:
-        try:
-            message = await asyncio.wait_for(receive(), part_s)
-        except TimeoutError:
-            raise _TooSlowError from None
-        if message["type"] == "http.disconnect":
-            raise _GoneError
-        part = message.get("body", b"")
-        seen += len(part)
-        if seen > size:
-            raise _TooLargeError
-        if part:
-            yield part
-        if not message.get("more_body"):
-            return
+    def _allowed_s(self, size: int, seen: int) -> float:
+        """Return the seconds that the peer may have taken for the first ``seen`` bytes."""
+        if size <= _SMALL_BYTES:
+            return self._limits.small_s
+        return self._limits.slow_s + seen / self._limits.least_bytes_per_s
 
 
 def _declared(scope: Scope) -> int | None:

@@ -20,6 +20,9 @@ class Limits:
       burst_bytes: Bytes that a peer may send at once after a pause.
       least_free_bytes: With less free disk than this, uploads wait.
       body_s: Seconds within which the next part of a body must come.
+      small_s: Seconds within which a small body must have come whole.
+      slow_s: Seconds of a body's way for which its average rate does not matter.
+      least_bytes_per_s: A body's average rate, at least, after that.
       head_s: Seconds within which a connection must have sent a request's head.
       connections: Of one peer's address, at the same time.
     """
@@ -31,6 +34,9 @@ class Limits:
     burst_bytes: float = 2 << 30
     least_free_bytes: int = 1 << 30
     body_s: float = 30.0
+    small_s: float = 5.0
+    slow_s: float = 30.0
+    least_bytes_per_s: float = 16 << 10
     head_s: float = 15.0
     connections: int = 64
 

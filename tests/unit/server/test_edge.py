@@ -22,9 +22,11 @@ class Inside:
 
     def __init__(self, *, error=None):
         self.requests = []
+        self.begun = 0
         self.error = error
 
     async def __call__(self, request):
+        self.begun += 1
         if self.error is not None:
             raise self.error
         body = await request.aread()
@@ -36,6 +38,13 @@ class Inside:
             yield body
 
         return httpx.Response(200, headers=headers, content=parts())
+
+
+class Straight(httpx.AsyncBaseTransport):
+    """Hands a request on before its body is read, as a connection does and a mock does not."""
+
+    def __init__(self, handler):
+        self.handle_async_request = handler
 
 
 class Asked:
@@ -56,9 +65,7 @@ class Clock:
 
 
 def edge(inside, *, limits=None, free=1 << 40, known=lambda _: True, clock=None):
-    client = httpx.AsyncClient(
-        transport=httpx.MockTransport(inside), base_url="https://127.0.0.1:1"
-    )
+    client = httpx.AsyncClient(transport=Straight(inside), base_url="https://127.0.0.1:1")
     return Edge(
         client,
         gate="gate",
@@ -82,6 +89,7 @@ def ask(
     peer="10.0.0.1",
     gone=False,
     silent=False,
+    took=None,
 ):
     parts = [body] if parts is None else parts
     size = len(b"".join(parts)) if declared is None else declared
@@ -99,6 +107,8 @@ def ask(
 
     async def receive():
         asked.read += 1
+        if took is not None:
+            took()
         if silent:
             await asyncio.Event().wait()
         if gone:
@@ -189,15 +199,63 @@ def test_a_body_longer_than_it_said_is_cut_off():
     assert asked.status == 413
 
 
-def test_a_body_that_stops_coming_is_given_up():
-    asked = ask(edge(Inside(), limits=Limits(body_s=0.05)), declared=4, silent=True)
+@pytest.mark.parametrize("size", [4, 70 << 10])
+def test_a_body_that_stops_coming_is_given_up(size):
+    limits = Limits(body_s=0.05, small_s=0.05)
+    asked = ask(edge(Inside(), limits=limits), declared=size, silent=True)
     assert asked.status == 408
+
+
+class Slow(Clock):
+    """Each part of a body takes so many seconds to come."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def pass_on(self):
+        self.now += self.seconds
+
+
+@pytest.mark.parametrize("size", [2, 4096, 64 << 10])
+def test_a_small_body_that_trickles_takes_no_connection_to_the_superlink(size):
+    clock, inside = Slow(2.0), Inside()
+    parts = [b"x"] * size
+    app = edge(inside, known=lambda _: size > 4096, clock=clock)
+    asked = ask(app, "/v1/fleet/activate-node", parts=parts, took=clock.pass_on)
+    assert (asked.status, inside.begun) == ((200, 1) if size == 2 else (408, 0))
+    assert asked.read == min(size, 3)
+
+
+def test_a_large_body_below_the_least_rate_is_given_up():
+    # 16 KiB/s, after 30 s in which the rate does not matter.
+    clock, inside = Slow(2.0), Inside()
+    parts = [b"x" * (8 << 10)] * 100
+    asked = ask(edge(inside, clock=clock), parts=parts, took=clock.pass_on)
+    assert (asked.status, asked.read, inside.requests) == (408, 20, [])
+
+
+def test_a_large_body_at_the_least_rate_passes():
+    clock, inside = Slow(2.0), Inside()
+    parts = [b"x" * (32 << 10)] * 100
+    assert ask(edge(inside, clock=clock), parts=parts, took=clock.pass_on).status == 200
+
+
+def test_a_superlink_that_reads_slowly_is_not_the_peers_fault():
+    clock = Clock()
+
+    async def slowly(request):
+        async for _ in request.stream:
+            clock.now += 60.0
+        return httpx.Response(200, stream=httpx.ByteStream(b""))
+
+    parts = [b"x" * (8 << 10)] * 10
+    assert ask(edge(slowly, clock=clock), parts=parts).status == 200
 
 
 def test_a_peer_that_goes_away_in_mid_body_gets_no_answer():
     inside = Inside()
     asked = ask(edge(inside), declared=4, gone=True)
-    assert (asked.status, inside.requests) == (None, [])
+    assert (asked.status, inside.begun) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +291,7 @@ def test_an_upload_of_any_size_waits_for_disk(name, size):
     inside = Inside()
     app = edge(inside, free=(1 << 30) - 1)
     asked = ask(app, f"/v1/fleet/{name}", body=b"x" * size)
-    assert (asked.status, asked.read, inside.requests) == (503, 0, [])
+    assert (asked.status, asked.read, inside.begun) == (503, 0, 0)
 
 
 def test_a_question_does_not_wait_for_disk():
