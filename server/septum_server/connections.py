@@ -1,7 +1,6 @@
-"""Connections of the edge: few for each peer, and none that only waits."""
+"""Connections of the edge: none that only waits."""
 
 import asyncio
-from collections import Counter
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -13,32 +12,20 @@ def guarded(limits: Limits) -> type[H11Protocol]:
     """Return uvicorn's own protocol for HTTP, held to ``limits``.
 
     Guarantees:
-      - A peer's address has at most ``limits.connections`` connections; a further
-        one is closed at once.
       - A connection that has not sent the whole head of a request within
         ``limits.head_s`` seconds is closed: uvicorn alone waits for ever.
     """
-    open_of: Counter[str] = Counter()
 
     class Guarded(H11Protocol):
-        """Counts itself, and closes itself when no request comes."""
+        """Closes itself when no request comes."""
 
-        _peer = ""
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
             super().connection_made(transport)
-            self._peer = str((self.client or ("",))[0])
-            open_of[self._peer] += 1
-            if open_of[self._peer] > limits.connections:
-                transport.abort()
-                return
             self._wait()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            open_of[self._peer] -= 1
-            if open_of[self._peer] <= 0:
-                del open_of[self._peer]
             self._stop_waiting()
             super().connection_lost(exc)
 

@@ -24,7 +24,7 @@ class Limits:
       slow_s: Seconds of a body's way for which its average rate does not matter.
       least_bytes_per_s: A body's average rate, at least, after that.
       head_s: Seconds within which a connection must have sent a request's head.
-      connections: Of one peer's address, at the same time.
+      connections: Of one peer's address, at the same time, before TLS has begun included.
     """
 
     body_bytes: int = 16 << 20

@@ -1,5 +1,6 @@
 """The two processes before the SuperLink: ``python -P -m septum_server.serving public|control``."""
 
+import logging
 import os
 import shutil
 import ssl
@@ -15,6 +16,7 @@ from septum_server.connections import guarded
 from septum_server.coordinator import VARIABLE, Coordinator
 from septum_server.edge import Edge
 from septum_server.limits import Limits
+from septum_server.listening import BACKLOG, PatientLoop, Seldom, listen, raise_descriptors
 from septum_server.node_keys import NodeKeys
 from septum_server.relay import upstream
 
@@ -88,7 +90,27 @@ SERVED: Final[dict[str, Callable[[Coordinator], uvicorn.Config]]] = {
 def main() -> None:
     """Serve until ended."""
     coordinator = Coordinator.open(Path(os.environ[VARIABLE]))
-    uvicorn.Server(SERVED[sys.argv[1]](coordinator)).run()
+    serve(SERVED[sys.argv[1]](coordinator), each=limits_of(coordinator).connections)
+
+
+def serve(config: uvicorn.Config, *, each: int) -> None:
+    """Serve until ended, with at most ``each`` connections of one peer's address.
+
+    Guarantees:
+      - A connection is counted from the moment it is accepted, before its handshake.
+
+    Raises:
+      SystemExit: The port cannot be had; says why.
+    """
+    most = raise_descriptors()
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(Seldom())
+    try:
+        listener = listen(config.host, config.port, each=each, most=most)
+    except OSError as error:
+        sys.exit(f"port {config.port} of {config.host} cannot be had ({error.strerror}).")
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def strict(_: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -108,6 +130,8 @@ def _config(
         host=host,
         port=port,
         http=guarded(limits),
+        loop=f"{PatientLoop.__module__}:{PatientLoop.__qualname__}",
+        backlog=BACKLOG,
         ws="none",
         log_level="warning",
         access_log=False,
