@@ -43,7 +43,7 @@ def test_every_container_is_held_to_every_limit(name: str, root: Path) -> None:
             "no-new-privileges:true",
             "seccomp=../images/seccomp.json",
         ]
-        assert service["ulimits"]["core"] == 0
+        assert service["ulimits"] == {"core": 0, "nofile": 65536}
         assert service["init"] is True
         assert service["pids_limit"] <= 512
         assert service["mem_limit"]
@@ -107,6 +107,7 @@ def test_every_service_unit_is_held_to_every_limit(name: str, root: Path) -> Non
         "RestrictNamespaces": "yes",
         "SystemCallArchitectures": "native",
         "LimitCORE": "0",
+        "LimitNOFILE": "65536",
         "UMask": "0077",
         "StateDirectoryMode": "0700",
         "KillMode": "mixed",
