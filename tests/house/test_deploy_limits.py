@@ -11,6 +11,8 @@ import yaml
 
 COMPOSE = ("coordinator", "hospital")
 UNITS = ("septum-coordinator", "septum-hospital")
+DECIDING_FOLDERS = ("cohort", "consent", "approved")
+DECIDING_FILES = ("policy.toml", "coordinator.toml", "key", "signing.key", "node.key")
 TIGHTEST = 15
 """Tenths: systemd's own measure of exposure, 0 to 100."""
 
@@ -70,12 +72,17 @@ def test_a_hospitals_processes_are_on_one_network_that_leads_to_the_door_alone(r
 
 def test_what_decides_what_may_leave_is_read_only_to_what_trains(root: Path) -> None:
     mounts = {m["target"]: m for m in _compose(root, "hospital")["services"]["site"]["volumes"]}
-    for folder in ("cohort", "consent", "approved"):
-        assert mounts[f"/site/{folder}"]["read_only"] is True
+    for name in (*DECIDING_FOLDERS, *DECIDING_FILES):
+        assert mounts[f"/site/{name}"]["read_only"] is True
+        assert mounts[f"/site/{name}"]["source"] == "${SITE_FOLDER:-./site}/" + name
+    for name in DECIDING_FILES:
+        # An engine that finds no file would make a folder of that name.
+        assert mounts[f"/site/{name}"]["bind"] == {"create_host_path": False}
     export = _compose(root, "hospital")["services"]["desk"]["volumes"][1]
     assert (export["target"], export["read_only"]) == ("/export", True)
     paths = _unit(root, "septum-hospital")["ReadOnlyPaths"]
-    assert {path.rpartition("/")[2] for path in paths} == {"cohort", "consent", "approved"}
+    wanted = {f"-/var/lib/septum/site/{name}" for name in (*DECIDING_FOLDERS, *DECIDING_FILES)}
+    assert set(paths) == wanted
 
 
 def test_a_coordinator_publishes_one_port(root: Path) -> None:
