@@ -8,7 +8,6 @@ heard over another way.
 """
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
@@ -21,6 +20,7 @@ from septum.fab import fab_digest
 from septum.participants import WHOLE_KEY
 from septum.signing import PUBLIC, Purpose, SigningKey, Value, verify
 from septum.study import Name
+from septum.toml_text import TomlError, as_json
 from septum.training import Part
 
 MOST_BYTES: Final = 4 << 20
@@ -189,8 +189,8 @@ def check_certificates(pem: str) -> None:
         raise ValueError(f"ca holds {found} certificates; 1 to {_MOST_CERTIFICATES} are read")
 
 
-def _signed(key: SigningKey, purpose: Purpose, fields: dict[str, Value]) -> dict[str, Value]:
-    return fields | {"signature": key.sign(purpose, fields)}
+def _signed(key: SigningKey, purpose: Purpose, fields: dict[str, Value]) -> str:
+    return json.dumps(fields | {"signature": key.sign(purpose, fields)})
 
 
 def _verify(said: SiteCard | Invitation, public: str, purpose: Purpose) -> None:
@@ -211,21 +211,21 @@ def _read(kind: type[_Signed], path: Path, *, what: str) -> _Signed:
             raise ConfigError(
                 f"{path.name} is above {MOST_BYTES >> 20} MiB.", remedy=f"Name a {what}."
             )
-        fields = tomllib.loads(content.decode())
+        fields = as_json(content.decode())
     except OSError as error:
         raise ConfigError(
             f"{path.name} cannot be read ({error.strerror}).", remedy=f"Name a readable {what}."
         ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (UnicodeDecodeError, TomlError):
         raise ConfigError(
             f"{path.name} is no TOML text.", remedy=f"Ask for the {what} again, as a file."
         ) from None
     return _parse(kind, fields, source=path.name)
 
 
-def _parse(kind: type[_Signed], fields: dict[str, Value], *, source: str) -> _Signed:
+def _parse(kind: type[_Signed], fields: str, *, source: str) -> _Signed:
     try:
-        return kind.model_validate_json(json.dumps(fields, default=str), strict=True)
+        return kind.model_validate_json(fields, strict=True)
     except ValidationError as error:
         raise ConfigError(
             f"{source}: {explain(error)}.", remedy="Correct that value, or ask for the file again."

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -14,6 +13,7 @@ from septum.data import Data, Reference, Task
 from septum.errors import ConfigError, explain
 from septum.participants import Approval, Day, Name, Participant, Participation, PublicKey
 from septum.privacy import Clipping, Mechanism
+from septum.toml_text import TomlError, as_json
 from septum.training import Aggregation, Part, Training
 
 __all__ = [
@@ -236,9 +236,9 @@ def parse(text: str, *, source: str = "study") -> Study:
     """
     try:
         # Through JSON, whose strict mode still takes an array for a tuple: "3" is not 3 here.
-        fields = json.dumps(tomllib.loads(text), default=str)
+        fields = as_json(text)
         return Study.model_validate_json(fields, strict=True)
-    except tomllib.TOMLDecodeError as error:
+    except TomlError as error:
         raise ConfigError(
             f"{source} is not valid TOML: {error}.", remedy="Correct the line it names."
         ) from None

@@ -95,7 +95,7 @@ def check(text: str, study: Study, *, site: str, public: str) -> SiteApproval:
         held = (given.study, given.site, given.coordinator)
         if held == (study.digest, site, study.coordinator):
             return given
-    except (ValueError, TypeError, SignatureError):
+    except (ValueError, TypeError, RecursionError, SignatureError):
         pass  # which of them it was would help nobody but a forger
     raise Refusal(
         Code.UNKNOWN_STUDY,

@@ -5,8 +5,6 @@ the coordinator's key with what was heard over another way. Whatever comes later
 is verified by that key; nothing that comes later can change the file.
 """
 
-import json
-import tomllib
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from septum.errors import ConfigError, SignatureError, explain
 from septum.joining import Address, Invitation, PublicKey, check_certificates
 from septum.signing import fingerprint, says
+from septum.toml_text import as_json
 from septum.training import Part
 from septum_client.site import write_durably
 
@@ -59,8 +58,8 @@ def load(folder: Path) -> Coordinator | None:
       ConfigError: The file is damaged.
     """
     try:
-        fields = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Coordinator.model_validate_json(json.dumps(fields, default=str), strict=True)
+        fields = as_json((folder / FILE).read_text(encoding="utf-8"))
+        return Coordinator.model_validate_json(fields, strict=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

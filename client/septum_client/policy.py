@@ -1,7 +1,5 @@
 """The hospital's own limits. Where study and policy differ, the stricter wins."""
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -11,6 +9,7 @@ from septum.caps import Caps
 from septum.errors import Code, ConfigError, Refusal, explain
 from septum.privacy import Mechanism
 from septum.study import Name, PurposeOfUse, Study, Task
+from septum.toml_text import TomlError, as_json
 from septum.wire import METRICS
 from septum_client.rules import Intake
 from septum_client.spending import Limits
@@ -118,9 +117,9 @@ def load(path: Path) -> Policy:
             remedy=f"Write one: septum site policy --write {path.name}.",
         ) from None
     try:
-        fields = json.dumps(tomllib.loads(text), default=str)
+        fields = as_json(text)
         policy = Policy.model_validate_json(fields, strict=True)
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (TomlError, ValidationError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{path.name}: {reason}.", remedy="Correct that key.") from None
     unknown = sorted(set(policy.metrics) - set(METRICS))

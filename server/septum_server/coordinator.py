@@ -17,10 +17,8 @@
     audit.log         each call of an operator
 """
 
-import json
 import re
 import secrets
-import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ from septum.errors import ConfigError, explain
 from septum.joining import Address, host_of, port_of
 from septum.signed_study import SignedStudy, load_signed
 from septum.signing import SigningKey
+from septum.toml_text import as_json
 from septum.training import Part
 from septum_server import certs
 from septum_server.operators import Operators
@@ -126,7 +125,7 @@ class Coordinator:
         """
         try:
             text = (folder / "server.toml").read_text(encoding="utf-8")
-            fields = json.dumps(tomllib.loads(text), default=str)
+            fields = as_json(text)
             settings = Settings.model_validate_json(fields, strict=True)
         except OSError:
             raise ConfigError(

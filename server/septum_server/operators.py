@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from septum.durable import replace
 from septum.errors import ConfigError, explain
+from septum.toml_text import as_json
 from septum.training import Part
 
 Role = Literal["viewer", "operator", "admin"]
@@ -117,7 +117,7 @@ def load(path: Path) -> Operators:
       ConfigError: It cannot be read; nobody may steer then.
     """
     try:
-        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+        text = as_json(path.read_text(encoding="utf-8"))
         return Operators.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise ConfigError(

@@ -1,7 +1,5 @@
 """What ``site/pacs.toml`` says: who may push images, where to pull them from, every limit."""
 
-import json
-import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -9,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
 
 from septum.errors import ConfigError, explain
+from septum.toml_text import TomlError, as_json
 
 # PS3.5 6.2, value representation AE: 1 to 16 printable characters, no backslash;
 # leading and trailing spaces do not count, so they are not written here.
@@ -167,9 +166,9 @@ def load(path: Path) -> Settings:
             remedy="Write it with a [receive] or a [pull] part.",
         ) from None
     try:
-        fields = json.dumps(tomllib.loads(text), default=str)
+        fields = as_json(text)
         return _beside(path.parent, Settings.model_validate_json(fields, strict=True))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (TomlError, ValidationError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{path.name}: {reason}.", remedy="Correct that key.") from None
 
