@@ -56,8 +56,8 @@ DOORS = {
     "socket": {
         "septum_client.node",
         "septum_client.pacs.meter",
-        "septum_server.launch",
-        "septum_server.listening",  # whether its own ports listen
+        "septum_server.launch",  # whether its own ports listen
+        "septum_server.listening",  # the edge's own
     },
     "requests": {"septum_client.pacs.archive"},
     "urllib3": {"septum_client.pacs.archive"},
