@@ -13,6 +13,7 @@ from septum_server import checkpoint
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
     pytest.mark.timeout(900),
+    pytest.mark.slow,  # minutes each: every process imports torch anew
 ]
 
 # Long enough to be killed in; the noise pays for it.
