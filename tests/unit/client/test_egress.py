@@ -4,6 +4,7 @@ import http.server
 import json
 import logging
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -170,7 +171,9 @@ def answer(tiny, signed, site, *, train=None, round=1):
     app = SiteApp(from_node_config, source=SeededSource(1), **given)
     node = {"site": str(site.folder), "note": CANARY}
     context = Context(run_id=1, node_id=2, node_config=node, state=RecordDict(), run_config={})
-    order = encode_instruction(tiny.instruction(signed.study, round=round))
+    order = encode_instruction(
+        tiny.instruction(signed.study, round=round, deadline=int(time.time()) + 600)
+    )
     reply = app(Message(order, dst_node_id=2, message_type="train"), context)
     reply.metadata.__dict__["_message_id"] = reply.object_id
     return reply
