@@ -7,12 +7,17 @@ the coordinator does not admit it.
 import math
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from septum.models import Vector
     from septum.privacy import Mechanism
     from septum.training import Training
 
 ADAM_BETAS: Final = (0.9, 0.999)
 ADAM_EPSILON: Final = 1e-8
+
+_PART: Final = 1 << 20  # numbers whose squares are held at once
 
 
 def update_norm_bound(mechanism: "Mechanism", training: "Training", *, parameters: int) -> float:
@@ -63,3 +68,14 @@ def adam_reach(step: int) -> float:
     series = (1 - ratio**step) / (1 - ratio)
     most = (1 - first) * math.sqrt(series / (1 - second))
     return round(most * math.sqrt(1 - second**step) / (1 - first**step), 9)
+
+
+def update_norm(update: "Vector") -> float:
+    """Return the L2 norm of an update, float32 (params,), summed in float64.
+
+    By parts, since a copy of a large update would be large; and not by
+    ``np.linalg.norm``, for which BLAS would wake a thread per core. What is not
+    finite in the update makes the norm not finite.
+    """
+    parts = (update[start : start + _PART] for start in range(0, len(update), _PART))
+    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))

@@ -18,7 +18,7 @@ from septum.errors import Code, DataError, GateRefusal, LedgerError, Refusal
 from septum.ledger import Entry
 from septum.models import Vector
 from septum.privacy import Mechanism
-from septum.step_bounds import update_norm_bound
+from septum.step_bounds import update_norm, update_norm_bound
 from septum.study import Study
 from septum.wire import METRICS, RELEASE_FIELDS, Instruction, Release, payload_digest
 from septum_client import lineage, retention, spending
@@ -147,8 +147,7 @@ def inspect(update: training.Update, *, agreed: Terms) -> tuple[Vector, Mapping[
             Code.FIELD_NOT_ALLOWED,
             f"the update is {vector.dtype} with {vector.ndim} axes; only a float32 vector leaves.",
         )
-    # Not np.linalg.norm: BLAS would wake a thread per core for so little.
-    norm = float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
+    norm = update_norm(vector)
     if not np.isfinite(norm):
         raise GateRefusal(
             Code.UPDATE_NOT_FINITE,

@@ -1,18 +1,15 @@
 """Which releases the coordinator accepts. It checks; it repairs nothing."""
 
-import math
 from typing import Final
 
 import numpy as np
 
 from septum.errors import AdmissionError
-from septum.models import Vector
-from septum.step_bounds import update_norm_bound
+from septum.step_bounds import update_norm, update_norm_bound
 from septum.study import Study
 from septum.wire import Instruction, Release
 
 _SLACK: Final = 1.0 + 1e-6  # the site and this check round differently
-_PART: Final = 1 << 20  # weights whose squares are held at once
 _LOUDEST: Final = 10.0  # a site states its own noise, and with it its own norm bound
 
 
@@ -47,7 +44,7 @@ def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
             f"SHAPE: the update has shape {release.update.shape}; "
             f"the model has {instruction.model.shape}."
         )
-    norm = _norm(release.update)
+    norm = update_norm(release.update)
     if not np.isfinite(norm):
         raise AdmissionError("NOT_FINITE: the update holds a value that is not finite.")
     mechanism = study.mechanism(release.site).model_copy(
@@ -59,9 +56,3 @@ def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
     bound = update_norm_bound(mechanism, study.training, parameters=len(release.update))
     if norm > bound * _SLACK:
         raise AdmissionError(f"NORM: the update's norm is {norm:.4g}; the limit is {bound:.4g}.")
-
-
-def _norm(update: Vector) -> float:
-    """Return the L2 norm, summed in float64 by parts: a copy of a large update would be large."""
-    parts = (update[start : start + _PART] for start in range(0, len(update), _PART))
-    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))

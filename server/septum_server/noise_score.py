@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from septum.models import Vector
+from septum.step_bounds import update_norm
 from septum.study import Study
 from septum.training import Training
 
@@ -191,8 +192,7 @@ def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float
         if made[name] < floor:
             yield f"{site}: {alarm} {made[name]:.3f} of the stated noise (least {floor:.3f})"
     loud = implied.std * math.sqrt(count) * (1 + _SIGMAS / math.sqrt(2 * count))
-    squared = sum(float(np.square(part, dtype=np.float64).sum()) for part in _stretches(update))
-    made["norm"] = math.sqrt(squared) / (loud + implied.signal)
+    made["norm"] = update_norm(update) / (loud + implied.signal)
     if made["norm"] > 1.0:
         yield f"{site}: {NORM_HIGH} {made['norm']:.3f} of what the mechanism makes (most 1)"
 
