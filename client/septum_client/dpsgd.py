@@ -261,8 +261,11 @@ class EqualDraws:
         """Return one number ``count`` times."""
         return np.full(count, 0.7)
 
-    def normal(self, count: int) -> npt.NDArray[np.float64]:
+    def normal(
+        self, count: int, out: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.float64]:
         """Return one number ``count`` times."""
+        del out
         return np.full(count, 0.7)
 
 

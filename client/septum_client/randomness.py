@@ -11,15 +11,13 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-Floats = npt.NDArray[np.float64]
+from septum_client.ziggurat import LONGEST, Floats, Words, Ziggurat, as_uniform
 
-_CHUNK: Final = 1 << 17  # numbers at a time: what they pass through stays in the cache
-_RARE: Final = 1 << 10  # words below this lack bits for a full float64
-_GRID_BITS: Final = 36
+_CHUNK: Final = 1 << 17  # numbers that noise is added to at a time
+_GRID_BITS: Final = 28  # finer shows the sampler's own lattice, coarser moves the sum too far
 
 
 class Randomness(Protocol):
@@ -32,8 +30,8 @@ class Randomness(Protocol):
     def uniform(self, count: int) -> Floats:
         """Return ``count`` independent numbers from [0, 1)."""
 
-    def normal(self, count: int) -> Floats:
-        """Return ``count`` independent standard normal numbers."""
+    def normal(self, count: int, out: Floats | None = None) -> Floats:
+        """Return ``count`` independent standard normal numbers, in ``out`` where it is given."""
 
 
 Source = Callable[[str, str, int], Randomness]
@@ -45,10 +43,9 @@ class SystemRandomness:
 
     Guarantees:
       - Key and counter come from ``os.urandom`` and exist in this object alone.
-      - A normal number is a Box-Muller draw whose radius comes from a uniform
-        number of full float64 precision down to 2**-127: no tail is cut off that
-        a study could notice. Like any float64 it has gaps; :func:`noised` closes
-        them, so add noise with that and not by hand.
+      - A normal number is a draw by rejection (:class:`~septum_client.ziggurat.Ziggurat`).
+        Like any float64 it has gaps; :func:`noised` closes them, so add noise with that
+        and not by hand.
     """
 
     seeded: Final = False
@@ -56,45 +53,28 @@ class SystemRandomness:
     def __init__(self) -> None:
         cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16)))
         self._stream = cipher.encryptor()
+        self._ziggurat = Ziggurat(self._draw)
         # Made once: fresh memory costs the system a fault a page, as much as the arithmetic.
-        self._blank, self._keystream = bytes(8 * _CHUNK), bytearray(8 * _CHUNK + 15)
-        self._halves = torch.empty((2, _CHUNK // 2), dtype=torch.float64)
+        self._blank, self._keystream = bytes(8 * LONGEST), bytearray(8 * LONGEST + 15)
 
     def uniform(self, count: int) -> Floats:
         """Return ``count`` numbers from [0, 1), each a multiple of 2**-53."""
-        words = np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
-        return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+        drawn = np.empty(count)
+        for start in range(0, count, LONGEST):
+            chunk = drawn[start : start + LONGEST]
+            chunk[:] = as_uniform(self._draw(len(chunk)))
+        return drawn
 
-    def normal(self, count: int) -> Floats:
-        """Return ``count`` standard normal numbers."""
-        drawn = torch.empty(count + count % 2, dtype=torch.float64)
-        for start in range(0, len(drawn), _CHUNK):
-            chunk = drawn[start : start + _CHUNK]
-            self._stream.update_into(memoryview(self._blank)[: 8 * len(chunk)], self._keystream)
-            words = torch.frombuffer(self._keystream, dtype=torch.int64, count=len(chunk))
-            self._box_muller(*words.chunk(2), *chunk.chunk(2))
-        return drawn[:count].numpy()
+    def normal(self, count: int, out: Floats | None = None) -> Floats:
+        """Return ``count`` standard normal numbers, in ``out`` where it is given."""
+        drawn = np.empty(count) if out is None else out
+        self._ziggurat.fill(drawn)
+        return drawn
 
-    def _box_muller(
-        self,
-        for_radius: torch.Tensor,
-        for_angle: torch.Tensor,
-        cosines: torch.Tensor,
-        sines: torch.Tensor,
-    ) -> None:
-        """Turn two int64 words each into two normals (Box and Muller 1958), in place."""
-        for_radius.bitwise_and_(2**63 - 1)
-        uniform, angle = self._halves[:, : len(for_radius)]
-        uniform.copy_(for_radius).add_(0.5)
-        if int(for_radius.min()) < _RARE:
-            rare = for_radius < _RARE
-            finer = torch.from_numpy(self.uniform(int(rare.sum())))
-            uniform[rare] = for_radius[rare] + finer.add_(2.0**-64)
-        radius = uniform.mul_(2.0**-63).log_().mul_(-2)
-        np.sqrt(radius.numpy(), out=radius.numpy())  # torch's takes twice as long
-        angle.copy_(for_angle).mul_(math.pi * 2.0**-63)
-        torch.cos(angle, out=cosines).mul_(radius)
-        torch.sin(angle, out=sines).mul_(radius)
+    def _draw(self, count: int) -> Words:
+        """Return ``count`` words of the stream, at most ``LONGEST``, until the next call."""
+        self._stream.update_into(memoryview(self._blank)[: 8 * count], self._keystream)
+        return np.frombuffer(self._keystream, dtype=np.int64, count=count)
 
 
 def system_source(site: str, study: str, round: int) -> Randomness:
@@ -103,7 +83,14 @@ def system_source(site: str, study: str, round: int) -> Randomness:
     return SystemRandomness()
 
 
-def noised(total: torch.Tensor, *, std: float, randomness: Randomness) -> torch.Tensor:
+def noised(
+    total: torch.Tensor,
+    *,
+    std: float,
+    randomness: Randomness,
+    scratch: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return ``total`` plus Gaussian noise of standard deviation ``std`` on every coordinate.
 
     Sum and noise are each rounded to multiples of :func:`grid`, a public
@@ -118,32 +105,43 @@ def noised(total: torch.Tensor, *, std: float, randomness: Randomness) -> torch.
       total: Clipped sum, floating point, any shape and device.
       std: Standard deviation, in the units of ``total``.
       randomness: Where the noise comes from.
+      scratch: Memory of :func:`scratch_for` to work in; made anew without.
+      out: Where the result goes; may be ``total``. Shaped, typed and placed like it, and
+        contiguous.
 
     Returns:
       A tensor of the same shape, dtype and device.
 
     Guarantees:
       - Rounding the sum raises its L2 sensitivity by at most ``grid(std)`` times the
-        square root of the number of coordinates: for 200 million of them, by
-        2.1e-7 of ``std``.
+        square root of the number of coordinates: for 10 million of them, by
+        1.2e-5 of ``std``.
+      - The noise's own lattice, of 2**-53 of ``std`` and less, has more than 2**24 places
+        in each step of the grid: which step a number falls in has its probability to
+        2**-24, so that who knows the lattice sees, in 10 million coordinates, at most
+        what a shift by 2e-4 of ``std`` would show.
       - Beside input and result, memory is a few MiB.
     """
     step = grid(std)
-    flat = total.detach().reshape(-1)
-    result = torch.empty_like(flat)
-    exact, scaled = torch.empty((2, min(_CHUNK, len(flat))), dtype=torch.float64)
-    for start in range(0, len(flat), _CHUNK):
-        part = flat[start : start + _CHUNK]
-        if len(part) < len(exact):
-            exact, scaled = exact[: len(part)], scaled[: len(part)]
-        noise = torch.from_numpy(randomness.normal(len(part)))
-        torch.mul(noise, std / step, out=scaled).round_()
+    result = torch.empty_like(total, memory_format=torch.contiguous_format) if out is None else out
+    source, sink = total.detach().reshape(-1), result.view(-1)
+    exact, drawn = scratch_for(len(source)) if scratch is None else scratch
+    for start in range(0, len(source), _CHUNK):
+        part = source[start : start + _CHUNK]
+        exact, drawn = exact[: len(part)], drawn[: len(part)]
+        noise = torch.from_numpy(randomness.normal(len(part), drawn.numpy()))
+        torch.mul(noise, std / step, out=drawn).round_()
         # The grid is a power of two: dividing by it is multiplying, exactly.
-        exact.copy_(part).mul_(1 / step).round_().add_(scaled).mul_(step)
-        result[start : start + _CHUNK] = exact
-    return result.view(total.shape)
+        exact.copy_(part).mul_(1 / step).round_().add_(drawn).mul_(step)
+        sink[start : start + _CHUNK] = exact
+    return result
+
+
+def scratch_for(count: int = _CHUNK) -> torch.Tensor:
+    """Return memory that :func:`noised` can work in again and again, for ``count`` numbers."""
+    return torch.empty((2, min(_CHUNK, count)), dtype=torch.float64)
 
 
 def grid(std: float) -> float:
-    """Return the power of two, 2**-37 to 2**-36 of ``std``, that sum and noise are rounded to."""
+    """Return the power of two, 2**-29 to 2**-28 of ``std``, that sum and noise are rounded to."""
     return math.ldexp(1.0, math.frexp(std)[1] - 1 - _GRID_BITS)

@@ -17,8 +17,9 @@ from septum_bench.conformance.reference import patient_gradients
 from septum_client.clipping import PatientOptimizer
 from septum_client.cohort import Cohort, Split
 from septum_client.dpsgd import Augment, Images, Indices, PatientTrainer, Targets
-from septum_client.randomness import Floats, Randomness
+from septum_client.randomness import Randomness
 from septum_client.train import Steps
+from septum_client.ziggurat import Floats
 
 Given = Mapping[str, Any]
 
@@ -53,9 +54,10 @@ class _Bare(PatientOptimizer):
     """Leaves the largest layer without noise."""
 
     def add_noise(self) -> None:
-        super().add_noise()
         bare: Any = max(self.params, key=torch.numel)
-        bare.grad = torch.zeros_like(bare) if bare.summed_grad is None else bare.summed_grad
+        kept = torch.zeros_like(bare) if bare.summed_grad is None else bare.summed_grad.clone()
+        super().add_noise()
+        bare.grad = kept
 
 
 class OneLayerUnnoised(_Replaced):
@@ -96,7 +98,8 @@ class _Worn:
     def uniform(self, count: int) -> Floats:
         return self._inner.uniform(count)
 
-    def normal(self, count: int) -> Floats:
+    def normal(self, count: int, out: Floats | None = None) -> Floats:
+        del out  # it would be overwritten
         if self._at == len(self._kept):
             self._kept.append(self._inner.normal(count))
         self._at += 1

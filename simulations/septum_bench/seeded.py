@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from septum_client.randomness import Floats, Randomness
+from septum_client.randomness import Randomness
+from septum_client.ziggurat import Floats
 
 
 class SeededRandomness:
@@ -21,9 +22,9 @@ class SeededRandomness:
         """Return ``count`` numbers from [0, 1)."""
         return self._generator.random(count)
 
-    def normal(self, count: int) -> Floats:
-        """Return ``count`` standard normal numbers."""
-        return self._generator.standard_normal(count)
+    def normal(self, count: int, out: Floats | None = None) -> Floats:
+        """Return ``count`` standard normal numbers, in ``out`` where it is given."""
+        return self._generator.standard_normal(count, out=out)
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ def dies_after_insert(kind):
 class DiesInSecondStep(SeededRandomness):
     asked = 0
 
-    def normal(self, count):
+    def normal(self, count, out=None):
         DiesInSecondStep.asked += count
         if DiesInSecondStep.asked > PARAMETERS:
             die()
-        return super().normal(count)
+        return super().normal(count, out)
 
 
 def replace(owner, name):

@@ -8,7 +8,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from septum.privacy import Mechanism
-from septum_client.randomness import Randomness, noised
+from septum_client.randomness import Randomness, noised, scratch_for
 
 _TINY: Final = 1e-6  # keeps a norm of nothing from dividing by zero
 _STABILITY: Final = 0.01  # gamma of AUTO-S
@@ -58,6 +58,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         )
         self._automatic = mechanism.clipping == "automatic"
         self._randomness = randomness
+        # Made once, and the sum overwritten: fresh memory costs the system a fault a page.
+        self._scratch = scratch_for()
         self._sealed = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -110,8 +112,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         totals = [torch.zeros_like(p) if total is None else total for p, total in sums]
         rows = [total.reshape(-1) for total in totals]
         flat = torch.cat(rows) if len(rows) > 1 else rows[0]
-        noisy = noised(flat, std=std, randomness=self._randomness)
-        parts = torch.split(noisy, [p.numel() for p in together])
+        noised(flat, std=std, randomness=self._randomness, scratch=self._scratch, out=flat)
+        parts = torch.split(flat, [p.numel() for p in together])
         for p, part in zip(together, parts, strict=True):
             p.grad = part.view_as(p)
 

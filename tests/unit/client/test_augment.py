@@ -59,9 +59,9 @@ def test_the_number_of_draws_depends_on_shapes_alone():
             self.asked += count
             return super().uniform(count)
 
-        def normal(self, count):
+        def normal(self, count, out=None):
             self.asked += count
-            return super().normal(count)
+            return super().normal(count, out)
 
     counts = set()
     for images in (films(), torch.zeros(5, 1, 20, 20)):

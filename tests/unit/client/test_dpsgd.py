@@ -31,7 +31,7 @@ class NoNoise:
     def uniform(self, count):
         return np.zeros(count)
 
-    def normal(self, count):
+    def normal(self, count, out=None):
         self.asked += count
         return np.zeros(count)
 
@@ -265,9 +265,9 @@ def test_every_step_of_a_round_draws_noise_even_when_no_patient_is_drawn(tiny, t
     class Counting(SeededRandomness):
         asked = 0
 
-        def normal(self, count):
+        def normal(self, count, out=None):
             Counting.asked += count
-            return super().normal(count)
+            return super().normal(count, out)
 
     update = train(
         study,

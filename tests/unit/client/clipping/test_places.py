@@ -26,7 +26,7 @@ class NoNoise:
     def uniform(self, count):
         return np.full(count, 0.3)
 
-    def normal(self, count):
+    def normal(self, count, out=None):
         return np.zeros(count)
 
 
