@@ -21,6 +21,7 @@ from torch.nn import functional
 from septum import tasks
 from septum.models import check_private, parameter_count
 from septum.privacy import Mechanism
+from septum_client.allocator import keep_memory, kept_bytes
 from septum_client.clipping import (
     PatientGradSampleModule,
     PatientOptimizer,
@@ -95,6 +96,7 @@ class PatientTrainer:
         physical: int | None = None,
     ) -> None:
         check_private(model)
+        keep_memory()
         if device.type == "cuda":
             # Ten bits of a product are fewer than the norms are rounded up by.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -164,7 +166,7 @@ class PatientTrainer:
                 parameters=parameter_count(self._model),
                 most=self._most,
                 expected=self._expected,
-                free=free_bytes(self._device),
+                free=free_bytes(self._device) + (kept_bytes() if self._device.type == "cpu" else 0),
                 device=self._device,
             )
         self.alone = not self._places_alike(shape, targets, augment)
