@@ -11,6 +11,9 @@ from typing import IO, Final
 
 from septum import SILENCE
 
+TASK: Final = "SEPTUM_TASK"
+"""The variable that hands a task's program its arguments, one a line, a token among them."""
+
 _PR_SET_PDEATHSIG: Final = 1
 
 _INHERITED: Final = frozenset(

@@ -21,10 +21,10 @@ from flwr.clientapp import ClientApp
 from flwr.supernode.cli import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
-from septum.child_process import end_with_parent
+from septum.child_process import TASK, end_with_parent
 from septum.errors import Code, EngineError, Refusal, WireError
 from septum.fab import fab_digest
-from septum_client.node import CLIENT, SITE, TASK
+from septum_client.node import CLIENT, SITE
 
 KEPT: Final = "kept on site"
 """Stands in every place where Flower would put an exception's text."""

@@ -26,20 +26,13 @@ SUPEREXEC: Final = "superexec"
 SITE: Final = "SEPTUM_SITE"
 """The variable that tells the guard the site's directory; it never reaches the SuperNode."""
 
-TASK: Final = "SEPTUM_TASK"
-"""The variable that hands the guard its arguments, the task's token among them."""
-
 CLIENT: Final = "flwr-clientapp"
 _OTHERS: Final = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp",
                   "flwr-simulation")  # fmt: skip
 
-# Flower hands the token over as an argument, which every user of the machine may list; of an
-# environment, the owner alone.
 _GUARDED: Final = """\
 #!/bin/sh
-IFS='
-'
-{task}="$*" exec {python} -P -m septum_client.guard
+exec {python} -P -m septum_client.guard
 """
 _REFUSED: Final = """\
 #!/bin/sh
@@ -62,7 +55,7 @@ def services(folder: Path, *, address: str, ca: str, port: int) -> tuple[Service
 
     Guarantees:
       - ``flwr-clientapp`` is the guard; no other program of Flower can be started.
-      - No secret is an argument of either process.
+      - No secret is an argument of either process, or of what they start.
 
     Raises:
       DataError: A file cannot be written.
@@ -73,7 +66,7 @@ def services(folder: Path, *, address: str, ca: str, port: int) -> tuple[Service
         made.mkdir(mode=0o700, exist_ok=True)
     _write(home / "coordinator.crt", ca)
     _write(home / "secret", secrets.token_urlsafe(48))
-    guarded = _GUARDED.format(task=TASK, python=shlex.quote(sys.executable))
+    guarded = _GUARDED.format(python=shlex.quote(sys.executable))
     for name, text in {CLIENT: guarded, **dict.fromkeys(_OTHERS, _REFUSED)}.items():
         _write(home / "bin" / name, text, mode=0o700)
     runtime = f"127.0.0.1:{port}"
@@ -97,7 +90,7 @@ def services(folder: Path, *, address: str, ca: str, port: int) -> tuple[Service
     superexec = Service(
         name=SUPEREXEC,
         argv=(
-            _script("flower-superexec"),
+            sys.executable, "-P", "-m", "septum.superexec",
             "--insecure",  # loopback alone
             "--runtime-api-address", runtime,
             *secret,
@@ -116,10 +109,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _script(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
 
 
 def _write(path: Path, text: str, *, mode: int = 0o600) -> None:

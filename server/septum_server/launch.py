@@ -7,7 +7,6 @@ import ssl
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Final
 
 from septum.durable import replace
@@ -28,9 +27,7 @@ _ROUND_S: Final = 3.0
 _READY_S: Final = 240.0  # importing Flower takes seconds, and minutes on a machine that is busy
 _TASK: Final = """\
 #!/bin/sh
-IFS='
-'
-SEPTUM_TASK="$*" exec {python} -P -m septum_server.task
+exec {python} -P -m septum_server.task
 """
 
 
@@ -93,7 +90,7 @@ def services(coordinator: Coordinator) -> tuple[Service, ...]:
         Service(
             name=SUPEREXEC,
             argv=(
-                str(Path(sys.executable).with_name("flower-superexec")),
+                *python, "septum.superexec",
                 "--runtime-api-address", f"127.0.0.1:{settings.inner_port}",
                 "--root-certificates", str(tls / "ca.crt"),
                 *secret,

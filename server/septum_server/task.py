@@ -1,19 +1,16 @@
 """One run of the ServerApp: Flower's own program, ended with the process that started it.
 
 SuperExec finds it as ``flwr-serverapp``, a script that :mod:`septum_server.launch`
-writes. Its arguments, a token among them, come by the environment: every user
-of the machine may list a process's arguments, its owner alone its environment.
+writes. Its arguments, a token among them, come by the environment
+(:mod:`septum.superexec`).
 """
 
 import os
 import sys
-from typing import Final
 
 from flwr.superlink.cli import flwr_serverapp
 
-from septum.child_process import end_with_parent
-
-TASK: Final = "SEPTUM_TASK"
+from septum.child_process import TASK, end_with_parent
 
 
 def main() -> None:
