@@ -2,9 +2,12 @@
 
 ``coordinator.toml`` is written once, after a person compared the fingerprint of
 the coordinator's key with what was heard over another way. Whatever comes later
-is verified by that key; nothing that comes later can change the file.
+is verified by that key; nothing that comes later can change the file. The keys
+that the site believes no longer are in ``revoked.txt`` beside it, which outlives
+it: leaving a coordinator does not mean to believe its old keys again.
 """
 
+import re
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +18,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from septum.errors import ConfigError, SignatureError, explain
 from septum.joining import Address, Invitation, PublicKey, check_certificates
-from septum.signing import fingerprint, says
+from septum.signing import PUBLIC, fingerprint, says
 from septum.toml_text import as_json
 from septum.training import Part
-from septum_client.site import write_durably
 
 FILE: Final = "coordinator.toml"
+REVOKED: Final = "revoked.txt"
 
 
 class Coordinator(Part):
@@ -33,10 +36,12 @@ class Coordinator(Part):
       septum: Its version of Septum when the invitation was made.
       bundle: SHA-256 of its Flower bundle then.
       accepted: When the fingerprint was compared, ISO 8601.
-      revoked: Public keys, of any party, that this site believes no longer.
+      revoked: Public keys, of any party, that this site believes no longer. On
+        disk they are in ``revoked.txt``, and in this file where an older Septum
+        wrote it (format 1).
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     address: Address
     ca: str = Field(min_length=1, max_length=1 << 16)
     key: PublicKey
@@ -55,11 +60,11 @@ def load(folder: Path) -> Coordinator | None:
     """Return whom the site at ``folder`` joined; None if it joined nobody yet.
 
     Raises:
-      ConfigError: The file is damaged.
+      ConfigError: The file is damaged, or the record of revoked keys is, or is gone.
     """
     try:
         fields = as_json((folder / FILE).read_text(encoding="utf-8"))
-        return Coordinator.model_validate_json(fields, strict=True)
+        found = Coordinator.model_validate_json(fields, strict=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -68,6 +73,15 @@ def load(folder: Path) -> Coordinator | None:
             f"{FILE} cannot be used: {reason}.",
             remedy="Correct the value, or join again by the invitation and the fingerprint.",
         ) from None
+    record = _record(folder)
+    if record is None and found.format > 1:
+        raise ConfigError(
+            f"{REVOKED}, the record of revoked keys, is gone.",
+            remedy="Restore it from a backup; if no key was ever revoked here, make it an empty "
+            "file.",
+        )
+    keys = dict.fromkeys((*found.revoked, *(record or ())))
+    return found.model_copy(update={"revoked": tuple(keys)})
 
 
 def joined(folder: Path) -> Coordinator:
@@ -90,10 +104,17 @@ def trusted(folder: Path, *, otherwise: str) -> tuple[str, Collection[str]]:
 
     Args:
       folder: The site directory.
-      otherwise: What a site that joined nobody believes; a simulated one.
+      otherwise: What a site that never joined anybody believes; a simulated one.
+
+    Raises:
+      ConfigError: The site left its coordinator, or a file is damaged.
     """
     found = load(folder)
-    return (found.key, found.revoked) if found else (otherwise, ())
+    if found is not None:
+        return found.key, found.revoked
+    if _record(folder) is not None:
+        joined(folder)  # which says what to do
+    return otherwise, ()
 
 
 def accept(
@@ -112,10 +133,11 @@ def accept(
 
     Raises:
       SignatureError: The fingerprint is not the key's.
-      ConfigError: The site joined another coordinator before.
+      ConfigError: The site joined another coordinator before, or the record of
+        revoked keys is damaged or gone.
     """
     known, key = load(folder), invitation.coordinator
-    revoked = known.revoked if known else ()
+    revoked = known.revoked if known else _left(folder)
     if key in revoked:
         raise SignatureError(
             f"the key {fingerprint(key)} is revoked here.",
@@ -147,6 +169,43 @@ def accept(
 
 
 def keep(folder: Path, coordinator: Coordinator) -> None:
-    """Write ``coordinator.toml``."""
-    text = tomlkit.dumps(coordinator.model_dump(mode="json"))
+    """Write ``revoked.txt``, then ``coordinator.toml``: no crash forgets a revoked key."""
+    from septum_client.site import write_durably  # noqa: PLC0415 - imports torch; `up` does not
+
+    write_durably(folder / REVOKED, "".join(f"{key}\n" for key in coordinator.revoked).encode())
+    text = tomlkit.dumps(coordinator.model_dump(mode="json", exclude={"revoked"}) | {"format": 2})
     write_durably(folder / FILE, text.encode())
+
+
+def _left(folder: Path) -> tuple[str, ...]:
+    """Return the keys that a site revoked which has no coordinator now.
+
+    Raises:
+      ConfigError: The record is damaged, or gone although studies are approved here.
+    """
+    record = _record(folder)
+    if record is None and any((folder / "approved").glob("*.approval")):
+        raise ConfigError(
+            f"studies are approved here, and {REVOKED}, the record of revoked keys, is gone.",
+            remedy="Restore it from a backup; or delete approved/, join, and approve anew.",
+        )
+    return record or ()
+
+
+def _record(folder: Path) -> tuple[str, ...] | None:
+    """Return the keys in ``revoked.txt``, one a line; None if there is no such file."""
+    try:
+        lines = (folder / REVOKED).read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError):
+        lines = ["?"]
+    # An administrator may say in a comment why a key is there.
+    keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
+    for number, key in enumerate(keys, start=1):
+        if not re.fullmatch(PUBLIC, key):
+            raise ConfigError(
+                f"key {number} in {REVOKED} is no public key of 64 hex digits.",
+                remedy="Correct the line, or restore the file from a backup.",
+            )
+    return keys

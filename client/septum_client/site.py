@@ -8,6 +8,7 @@
     signing.key      signs approvals, releases and refusals
     node.key         lets the site's connection in at the coordinator; node.pub is its public half
     coordinator.toml whom the site joined: address, certificate, key
+    revoked.txt      public keys that the site believes no longer
     policy.toml      the hospital's limits
     offered/         one study a file, as its coordinator signed it; nothing trains from here
     approved/        one study a file, named by digest, and the site's own signature beside it

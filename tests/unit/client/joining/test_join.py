@@ -120,6 +120,76 @@ def test_another_coordinator_is_joined_only_instead_and_the_old_key_is_revoked(i
         )
 
 
+@pytest.fixture
+def moved(invited, tiny):
+    """Return the site after it left its first coordinator for another, with a study approved."""
+    join(invited.site, invited.invitation(), heard=invited.spoken, now=invited.now)
+    stranger = tiny.key("stranger")
+    other = invited.invitation(sign(invited.study(), stranger), key=stranger)
+    heard = fingerprint(stranger.public)
+    signed = join(invited.site, other, heard=heard, now=invited.now, instead=True)
+    invited.site.approve(signed, by="X", at=invited.now)
+    invited.other, invited.digest = other, signed.study.digest
+    invited.rejoin = lambda which, spoken: join(
+        invited.site, which, heard=spoken, now=invited.now, instead=True
+    )
+    return invited
+
+
+def test_a_revoked_key_stays_revoked_when_the_coordinator_file_is_deleted(moved):
+    folder = moved.site.folder
+    (folder / "coordinator.toml").unlink()
+    with pytest.raises(SignatureError, match="revoked"):
+        moved.rejoin(moved.invitation(), moved.spoken)
+    # Nor does the site fall back on the key that an approved study names.
+    with pytest.raises(ConfigError, match="joined no coordinator"):
+        moved.site.approved(moved.digest, today=moved.now.date())
+    moved.rejoin(moved.other, fingerprint(moved.other.coordinator))
+    assert coordinator.joined(folder).revoked == (moved.key.public,)
+
+
+def test_without_the_record_of_revoked_keys_nothing_trains_and_nobody_is_joined(moved):
+    folder = moved.site.folder
+    (folder / "revoked.txt").unlink()
+    for refused in (
+        lambda: moved.site.approved(moved.digest, today=moved.now.date()),
+        lambda: moved.rejoin(moved.invitation(), moved.spoken),
+        lambda: coordinator.joined(folder),
+    ):
+        with pytest.raises(ConfigError, match="record of revoked keys, is gone"):
+            refused()
+    (folder / "coordinator.toml").unlink()
+    with pytest.raises(ConfigError, match="studies are approved here"):
+        moved.rejoin(moved.invitation(), moved.spoken)
+    for approval in (folder / "approved").iterdir():
+        approval.unlink()
+    moved.rejoin(moved.other, fingerprint(moved.other.coordinator))
+    assert coordinator.joined(folder).revoked == ()
+
+
+def test_an_administrator_may_add_a_key_and_say_why(moved):
+    folder = moved.site.folder
+    with (folder / "revoked.txt").open("a") as record:
+        record.write(f"\n{moved.other.coordinator}  # stolen, says their letter of 3 May\n")
+    with pytest.raises(Refusal) as refused:
+        moved.site.approved(moved.digest, today=moved.now.date())
+    assert refused.value.code is Code.KEY_REVOKED
+    (folder / "revoked.txt").write_text("half a key\n")
+    with pytest.raises(ConfigError, match="key 1 in revoked"):
+        coordinator.joined(folder)
+
+
+def test_what_an_older_septum_wrote_of_revoked_keys_is_read_and_kept(moved):
+    folder = moved.site.folder
+    path = folder / "coordinator.toml"
+    old = path.read_text().replace("format = 2", f'format = 1\nrevoked = ["{moved.key.public}"]')
+    path.write_text(old)
+    (folder / "revoked.txt").unlink()
+    assert coordinator.joined(folder).revoked == (moved.key.public,)
+    moved.rejoin(moved.other, "")
+    assert (folder / "revoked.txt").read_text() == f"{moved.key.public}\n"
+
+
 def test_an_offered_study_that_was_changed_on_disk_is_not_shown(invited):
     signed = join(invited.site, invited.invitation(), heard=invited.spoken, now=invited.now)
     path = invited.site.folder / "offered" / f"{signed.study.digest}.toml"
