@@ -3,12 +3,14 @@
 The SuperNode alone speaks to the coordinator; it reads its own key and the
 coordinator's certificate, never a cohort. SuperExec alone starts training, and
 what it starts is :mod:`septum_client.guard`; it speaks to the SuperNode over
-the loopback interface and to nothing else.
+the loopback interface and to nothing else. Where the two are halves with a user
+and a network each, one socket in the file system is between them.
 
 Nothing here imports torch: Flower gives up a task whose process has not spoken
 within 30 seconds, and the supervisor need not be large.
 """
 
+import os
 import secrets
 import shlex
 import socket
@@ -17,11 +19,18 @@ from pathlib import Path
 from typing import Final
 
 from septum.durable import replace
-from septum.errors import DataError
+from septum.errors import ConfigError, DataError
 from septum.processes import Service
 
 SUPERNODE: Final = "supernode"
 SUPEREXEC: Final = "superexec"
+LINK: Final = "link"
+
+NODE_KEY: Final = "node.key"
+SECRET: Final = "link.secret"  # noqa: S105 - the name of a file
+"""What the halves of a site know each other by; a copy in the directory of each."""
+
+_LONGEST: Final = 107  # bytes; sun_path of unix(7), without its last
 
 SITE: Final = "SEPTUM_SITE"
 """The variable that tells the guard the site's directory; it never reaches the SuperNode."""
@@ -42,7 +51,7 @@ exit 1
 
 
 def services(folder: Path, *, address: str, ca: str, port: int) -> tuple[Service, Service]:
-    """Return the site's SuperNode and SuperExec, in the order of starting.
+    """Return the site's SuperNode and SuperExec, in the order of starting, for one user.
 
     Writes what they read into the site's ``flower/``: the certificate, a fresh
     secret between the two, and the programs that SuperExec finds.
@@ -58,50 +67,139 @@ def services(folder: Path, *, address: str, ca: str, port: int) -> tuple[Service
       - No secret is an argument of either process, or of what they start.
 
     Raises:
+      ConfigError: The node key is not here.
       DataError: A file cannot be written.
     """
-    folder = folder.absolute()
-    home = folder / "flower"
-    for made in (home, home / "bin", home / "cache"):
-        made.mkdir(mode=0o700, exist_ok=True)
-    _write(home / "coordinator.crt", ca)
-    _write(home / "secret", secrets.token_urlsafe(48))
-    guarded = _GUARDED.format(python=shlex.quote(sys.executable))
-    for name, text in {CLIENT: guarded, **dict.fromkeys(_OTHERS, _REFUSED)}.items():
-        _write(home / "bin" / name, text, mode=0o700)
-    runtime = f"127.0.0.1:{port}"
-    secret = ("--superexec-auth-secret-file", str(home / "secret"))
+    secret = _home(folder) / "secret"
+    _write(secret, secrets.token_urlsafe(48))
+    return (
+        _supernode(folder, address=address, ca=ca, port=port, secret=secret),
+        _superexec(folder, port=port, secret=secret),
+    )
+
+
+def node_services(folder: Path, *, address: str, ca: str, link: Path) -> tuple[Service, Service]:
+    """Return the half that speaks to the coordinator: SuperNode, and its end of the link.
+
+    Args:
+      folder: The node's own directory (:mod:`septum_client.halves`).
+      address: As in :func:`services`.
+      ca: As in :func:`services`.
+      link: Where the socket between the halves is made.
+
+    Guarantees:
+      - Neither is told where the site, its cohort or its signing key is.
+
+    Raises:
+      ConfigError: The node key is not here, or ``link`` cannot be a socket's path.
+      DataError: A file cannot be written.
+    """
+    port = free_port()
+    listens = str(_path_of(link))
+    secret = folder.absolute() / SECRET
+    return (
+        _supernode(folder, address=address, ca=ca, port=port, secret=secret),
+        _relay(listens, f"127.0.0.1:{port}"),
+    )
+
+
+def client_services(folder: Path, *, link: Path) -> tuple[Service, Service]:
+    """Return the half that trains: its end of the link, and SuperExec.
+
+    Args:
+      folder: The site's directory.
+      link: The socket that the other half made.
+
+    Guarantees:
+      - Neither is told the coordinator's address, or where the node key is.
+
+    Raises:
+      ConfigError: ``link`` cannot be a socket's path.
+      DataError: A file cannot be written.
+    """
+    port = free_port()
+    return (
+        _relay(f"127.0.0.1:{port}", str(_path_of(link))),
+        _superexec(folder, port=port, secret=folder.absolute() / SECRET),
+    )
+
+
+def _home(folder: Path) -> Path:
+    home = folder.absolute() / "flower"
+    for made in (home, home / "cache"):
+        try:
+            made.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _unwritten(made, error) from None
+    return home
+
+
+def _quiet(home: Path) -> dict[str, str]:
     # Matplotlib comes with MONAI and wants a folder; a fresh one for each process would be left.
-    quiet = {"FLWR_HOME": str(home), "MPLCONFIGDIR": str(home / "cache")}
-    supernode = Service(
+    return {"FLWR_HOME": str(home), "MPLCONFIGDIR": str(home / "cache")}
+
+
+def _supernode(folder: Path, *, address: str, ca: str, port: int, secret: Path) -> Service:
+    home = _home(folder)
+    key = folder.absolute() / NODE_KEY
+    if not key.is_file():
+        raise ConfigError(
+            f"{folder} has no {NODE_KEY}.",
+            remedy="Where `septum site split` moved it, start each half by its own --only; "
+            "else restore it from a backup.",
+        )
+    _write(home / "coordinator.crt", ca)
+    return Service(
         name=SUPERNODE,
         argv=(
             sys.executable, "-P", "-m", "septum_client.supernode",
             "--superlink", address,
             "--root-certificates", str(home / "coordinator.crt"),
-            "--auth-supernode-private-key", str(folder / "node.key"),
+            "--auth-supernode-private-key", str(key),
             "--isolation", "process",
             "--host", "127.0.0.1",
             "--port", str(port),
-            *secret,
+            "--superexec-auth-secret-file", str(secret),
         ),
-        env=quiet,
+        env=_quiet(home),
     )  # fmt: skip
-    superexec = Service(
+
+
+def _superexec(folder: Path, *, port: int, secret: Path) -> Service:
+    home = _home(folder)
+    (home / "bin").mkdir(mode=0o700, exist_ok=True)
+    guarded = _GUARDED.format(python=shlex.quote(sys.executable))
+    for name, text in {CLIENT: guarded, **dict.fromkeys(_OTHERS, _REFUSED)}.items():
+        _write(home / "bin" / name, text, mode=0o700)
+    return Service(
         name=SUPEREXEC,
         argv=(
             sys.executable, "-P", "-m", "septum.superexec",
             "--insecure",  # loopback alone
-            "--runtime-api-address", runtime,
-            *secret,
+            "--runtime-api-address", f"127.0.0.1:{port}",
+            "--superexec-auth-secret-file", str(secret),
         ),
         env={
-            **quiet,
+            **_quiet(home),
             "PATH": f"{home / 'bin'}:/usr/bin:/bin",
-            SITE: str(folder),
+            SITE: str(folder.absolute()),
         },
     )  # fmt: skip
-    return supernode, superexec
+
+
+def _relay(listen: str, target: str) -> Service:
+    argv = (sys.executable, "-P", "-m", "septum_client.relay", listen, target)
+    return Service(name=LINK, argv=argv)
+
+
+def _path_of(link: Path) -> Path:
+    path = link.absolute()
+    if (length := len(os.fsencode(path))) > _LONGEST:
+        raise ConfigError(
+            f"the path of the link has {length} bytes; the limit for a socket is {_LONGEST}.",
+            remedy="Give --link a shorter path.",
+        )
+    return path
 
 
 def free_port() -> int:
@@ -116,7 +214,11 @@ def _write(path: Path, text: str, *, mode: int = 0o600) -> None:
         replace(path, lambda file: file.write(text.encode()))
         path.chmod(mode)
     except OSError as error:
-        raise DataError(
-            f"{path.name} could not be written ({error.strerror}).",
-            remedy="Free disk space or correct the folder's permissions, then run again.",
-        ) from None
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path.name} could not be written ({error.strerror}).",
+        remedy="Free disk space or correct the folder's permissions, then run again.",
+    )

@@ -4,8 +4,7 @@ import json
 import re
 import signal
 import threading
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +13,12 @@ from typing import Annotated, Final
 import typer
 
 from septum.errors import ConfigError
-from septum.processes import Supervisor
-from septum_client.node import SUPERNODE, free_port, services
+from septum.processes import Service, Supervisor
+from septum_client.coordinator import joined
+from septum_client.halves import Half, become, check_half, is_site
+from septum_client.node import SUPERNODE, client_services, free_port, node_services, services
 
 _TURN_S: Final = 0.5
-_JOINED: Final = "coordinator.toml"
 _LINE: Final = 4096
 
 _CONNECTED: Final = ("SuperNode ID", "Connection successful")
@@ -39,19 +39,41 @@ _TROUBLES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def up(
-    folder: Annotated[Path, typer.Option("--site", help="The site directory.")] = Path("site"),
+    folder: Annotated[
+        Path, typer.Option("--site", help="The site directory; the node's own for --only node.")
+    ] = Path("site"),
     port: Annotated[
         int, typer.Option(help="Port of the loopback interface. [default: a free one]", min=0)
     ] = 0,
+    only: Annotated[
+        Half | None,
+        typer.Option(help="Run one half: what connects, or what trains. See `septum site split`."),
+    ] = None,
+    link: Annotated[
+        Path | None,
+        typer.Option(help="The socket between the halves; the node makes it. Needed with --only."),
+    ] = None,
+    user: Annotated[
+        str, typer.Option(help="Become this user first; started as root, and only then.")
+    ] = "",
 ) -> None:
     """Connect to the coordinator and answer its rounds, until Ctrl-C.
 
     Opens no port to other machines. Nothing trains but studies approved here.
 
-    [dim]Example:[/dim]  septum site up --site /srv/septum
+    [dim]Examples:[/dim]  septum site up --site /srv/septum
+
+      septum site up --only node --site /srv/septum-node --link /run/septum/link
+
+      septum site up --only client --site /srv/septum --link /run/septum/link
     """
+    if user:
+        become(user)
     with until_stopped() as wait:
-        serve(folder, notice=typer.echo, wait=wait, port=port)
+        if only is None:
+            serve(folder, notice=typer.echo, wait=wait, port=port)
+        else:
+            serve_half(only, folder, link=link, notice=typer.echo, wait=wait)
 
 
 def serve(
@@ -77,42 +99,76 @@ def serve(
       ConfigError: The folder is no site, or has joined nobody.
       EngineError: The site's processes run already.
     """
-    address, ca = joined(folder)
-    approved = len(list((folder / "approved").glob("*.approval")))
-    news = _News(folder, address=address)
-    made = services(folder, address=address, ca=ca, port=port or free_port())
-    with Supervisor(made, folder, notice=notice):
-        notice(
-            f"{approved} studies are approved here; connecting to {address}."
-            if approved
-            else "No study is approved here yet; `septum site review` lists what was offered."
+    is_site(folder)
+    known = joined(folder)
+    made = services(folder, address=known.address, ca=known.ca, port=port or free_port())
+    begin = f"{_approved(folder)} connecting to {known.address}."
+    _run(made, folder, begin, address=known.address, notice=notice, wait=wait)
+
+
+def serve_half(
+    half: Half,
+    folder: Path,
+    *,
+    link: Path | None,
+    notice: Callable[[str], None],
+    wait: Callable[[float], bool],
+) -> None:
+    """Run one half of a site until ``wait`` says that it is over.
+
+    Args:
+      half: Which.
+      folder: The site's directory for the half that trains, the node's own for the other.
+      link: The socket between them.
+      notice: As in :func:`serve`.
+      wait: As in :func:`serve`.
+
+    Guarantees:
+      - As :func:`serve`; and the half that trains does not start where it could
+        read the node's key, nor the other where it could read a site.
+
+    Raises:
+      ConfigError: The folder is not that half's, or ``link`` is missing.
+      EngineError: This half runs already.
+    """
+    if link is None:
+        raise ConfigError(
+            f"--only {half.value} needs --link.",
+            remedy="Name the socket between the halves, the same for both.",
         )
+    check_half(half, folder)
+    if half is Half.NODE:
+        known = joined(folder)
+        made = node_services(folder, address=known.address, ca=known.ca, link=link)
+        begin, address = f"connecting to {known.address}.", known.address
+    else:
+        made = client_services(folder, link=link)
+        begin, address = f"{_approved(folder)} waiting for rounds.", ""
+    _run(made, folder, begin, address=address, notice=notice, wait=wait)
+
+
+def _approved(folder: Path) -> str:
+    approved = len(list((folder / "approved").glob("*.approval")))
+    if approved:
+        return f"{approved} studies are approved here;"
+    return "No study is approved here yet (`septum site review` lists what was offered);"
+
+
+def _run(
+    made: Sequence[Service],
+    folder: Path,
+    begin: str,
+    *,
+    address: str,
+    notice: Callable[[str], None],
+    wait: Callable[[float], bool],
+) -> None:
+    news = _News(folder, address=address)
+    with Supervisor(made, folder, notice=notice):
+        notice(begin)
         while not wait(_TURN_S):
             for sentence in news.next():
                 notice(sentence)
-
-
-def joined(folder: Path) -> tuple[str, str]:
-    """Return the address of the coordinator that the site joined, and its CA (PEM).
-
-    Raises:
-      ConfigError: The folder is no site, has joined nobody, or the file is damaged.
-    """
-    if not (folder / "site.toml").is_file():
-        raise ConfigError(f"{folder} holds no site.", remedy="Run `septum site init` first.")
-    try:
-        # Not through the model, which imports torch: this process stays for weeks.
-        fields = tomllib.loads((folder / _JOINED).read_text(encoding="utf-8"))
-        return str(fields["address"]), str(fields["ca"])
-    except FileNotFoundError:
-        raise ConfigError(
-            "this site has joined no coordinator.", remedy="Run `septum site join INVITE` first."
-        ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{_JOINED} cannot be used ({type(error).__name__}).",
-            remedy="Join again with the coordinator's invitation.",
-        ) from None
 
 
 @contextmanager

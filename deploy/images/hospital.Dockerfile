@@ -14,7 +14,7 @@ RUN --network=none sh /bundle/install.sh "${FINGERPRINT}" /usr/local/septum
 
 FROM ${BASE}
 COPY --from=installed /usr/local/septum /usr/local/septum
-COPY --chmod=0555 healthy door.py /usr/local/lib/septum/
+COPY --chmod=0555 healthy /usr/local/lib/septum/
 # Debian's set-user-ID programs have no use here, and without them nothing can gain a privilege.
 RUN --network=none find / -xdev -perm /6000 -type f -exec chmod a-s {} + \
  && install -d -o 10001 -g 10001 -m 0700 /site

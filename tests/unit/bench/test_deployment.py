@@ -4,8 +4,8 @@ from septum.errors import ConfigError, DataError, EngineError
 from septum_bench import deployment as deploy
 from septum_bench.demo import DemoPlan, demonstrate
 from septum_client.card import read_keys
+from septum_client.coordinator import joined
 from septum_client.site import Site
-from septum_client.up import joined
 
 KEY = b"k" * 32
 
@@ -32,7 +32,7 @@ def made(tmp_path, tiny):
 def test_every_hospital_joined_by_the_fingerprint_and_signed_its_own_approval(made):
     for name, site in made.sites.items():
         assert site.approved(made.digest) == made.signed.study
-        assert joined(site.folder)[0] == made.coordinator.settings.address
+        assert joined(site.folder).address == made.coordinator.settings.address
         named = made.signed.study.participant(name)
         assert named.key == site.signing.public
         assert named.node_key == read_keys(site.folder).node_public

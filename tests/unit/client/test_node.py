@@ -15,6 +15,7 @@ from septum_client.node import CLIENT, SITE, free_port, services
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "a site's folder"
     made.mkdir()
+    (made / "node.key").touch(mode=0o600)
     return made
 
 

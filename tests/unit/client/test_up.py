@@ -6,15 +6,24 @@ import pytest
 
 from septum.errors import ConfigError
 from septum_client import up
-from septum_client.up import _News, joined, until_stopped
+from septum_client.coordinator import Coordinator, keep
+from septum_client.up import _News, until_stopped
 
 ADDRESS = "fl.example.org:8443"
+COORDINATOR = Coordinator(
+    address=ADDRESS,
+    ca="-----BEGIN CERTIFICATE-----",
+    key="0" * 64,
+    septum="0.1.0",
+    bundle="0" * 64,
+    accepted="2026-06-01",
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "site.toml").write_text('name = "north"\n')
-    (tmp_path / "coordinator.toml").write_text(f'address = "{ADDRESS}"\nca = "PEM"\n')
+    keep(tmp_path, COORDINATOR)
     for part in ("logs", "outbox", "approved"):
         (tmp_path / part).mkdir()
     return tmp_path
@@ -23,10 +32,6 @@ def folder(tmp_path: Path) -> Path:
 def write(path: Path, text: str) -> None:
     with path.open("a") as file:
         file.write(text)
-
-
-def test_a_site_that_joined_knows_its_one_address(folder):
-    assert joined(folder) == (ADDRESS, "PEM")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +46,11 @@ def test_without_site_or_coordinator_nothing_starts(folder, gone, said, monkeypa
 
 
 @pytest.mark.parametrize("text", ["address = ", 'address = "a"', "\xff"])
-def test_a_damaged_file_is_an_error_with_a_remedy(folder, text):
+def test_a_damaged_file_is_an_error_with_a_remedy(folder, text, monkeypatch):
+    monkeypatch.setattr(up, "Supervisor", pytest.fail)
     (folder / "coordinator.toml").write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigError, match="Join again"):
-        joined(folder)
+    with pytest.raises(ConfigError, match="join again"):
+        up.serve(folder, notice=pytest.fail, wait=lambda _: True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -1,17 +1,18 @@
-"""The two small programs of the images, run as plain processes."""
+"""The relay that is a container's door, and the health check, run as plain processes."""
 
 import os
-import re
 import socket
+import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 
 from .conftest import ROOT
 
-DOOR = ROOT / "deploy/images/door.py"
+DOOR = (sys.executable, "-P", "-m", "septum_client.relay")
 HEALTHY = ROOT / "deploy/images/healthy"
 
 
@@ -38,20 +39,38 @@ def behind():
     thread.join()
 
 
-@pytest.fixture
-def door(behind):
-    """The door before it, and the port that it listens on."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", DOOR, "0", f"{behind[0]}:{behind[1]}"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def relay(listen, target):
+    """Run one, and give what it says that it listens on."""
+    process = subprocess.Popen([*DOOR, listen, target], stderr=subprocess.PIPE, text=True)
     try:
-        yield int(re.search(r"\d+", process.stderr.readline())[0])
+        yield process.stderr.readline().split()[-1]
     finally:
         process.terminate()
         assert process.wait(10) == 0
         process.stderr.close()
+
+
+@pytest.fixture(params=["a port", "a socket in the file system"])
+def door(request, behind, tmp_path):
+    """The port that the door listens on: one relay, or two with a socket between them."""
+    target = f"{behind[0]}:{behind[1]}"
+    if request.param == "a port":
+        with relay("127.0.0.1:0", target) as port:
+            yield int(port)
+        return
+    link = str(tmp_path / "link")
+    with relay(link, target) as there, relay("127.0.0.1:0", there) as port:
+        yield int(port)
+
+
+def test_a_socket_that_was_left_behind_is_made_anew_and_both_users_may_connect(tmp_path):
+    link = tmp_path / "link"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(link))
+    with relay(str(link), "127.0.0.1:1") as there:
+        assert there == str(link)
+        assert stat.S_IMODE(link.stat().st_mode) == 0o666
 
 
 def test_the_door_passes_every_byte_both_ways(door):
@@ -74,10 +93,10 @@ def test_whoever_asks_the_door_for_another_address_still_gets_the_one(door):
         assert connection.recv(200) == b"CONNECT 203.0.113.9:80 HTTP/1.1\r\n\r\n"
 
 
-@pytest.mark.parametrize("target", ["fl.example.org:8443", "192.0.2.1", "192.0.2.1:x"])
+@pytest.mark.parametrize("target", ["fl.example.org:8443", "192.0.2.1", "192.0.2.1:x", "link"])
 def test_a_door_to_no_address_does_not_open(target):
     done = subprocess.run(
-        [sys.executable, "-I", DOOR, "0", target], capture_output=True, check=False, timeout=30
+        [*DOOR, "127.0.0.1:0", target], capture_output=True, check=False, timeout=30
     )
     assert done.returncode != 0
 
