@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError, model_validator
 from septum import __version__
 from septum.errors import ConfigError, SignatureError, explain
 from septum.fab import fab_digest
-from septum.participants import WHOLE_KEY
+from septum.node_key import proved
+from septum.participants import WHOLE_KEY, Name
 from septum.signing import PUBLIC, Purpose, SigningKey, Value, verify
-from septum.study import Name
 from septum.toml_text import TomlError, as_json
 from septum.training import Part
 
@@ -51,13 +51,16 @@ class SiteCard(Part):
       node_key: What its connection is let in by.
       patients: The training patients that it declares, a public constant
         rounded by the hospital; 0 while it has not said.
+      proof: Of ``node_key`` over name and ``key`` (:mod:`septum.node_key`): that it is
+        this hospital's own, and not copied from another's card.
       signature: Of ``key`` over the rest.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: Name
     key: PublicKey
     node_key: NodeKey
+    proof: str = Field(pattern=r"^([0-9a-f]{2}){64,110}$")
     patients: int = Field(0, ge=0, le=100_000_000)
     signature: str = Field(pattern=_SIGNATURE)
 
@@ -103,20 +106,24 @@ class Invitation(Part):
         return tomlkit.dumps(self.model_dump(mode="json"))
 
 
-def make_card(key: SigningKey, *, name: str, node_key: str, patients: int = 0) -> SiteCard:
+def make_card(
+    key: SigningKey, *, name: str, node_key: str, proof: str, patients: int = 0
+) -> SiteCard:
     """Return the card of the hospital that signs with ``key``.
 
     Args:
       key: The hospital's.
       name: Its public name.
       node_key: Public half of its node key, in OpenSSH's form.
+      proof: From :func:`septum.node_key.prove`.
       patients: Training patients that it declares; 0 to say nothing yet.
 
     Raises:
       ConfigError: A value is not of its form.
     """
     fields: dict[str, Value] = {
-        "format": 1, "name": name, "key": key.public, "node_key": node_key, "patients": patients,
+        "format": 2, "name": name, "key": key.public, "node_key": node_key, "proof": proof,
+        "patients": patients,
     }  # fmt: skip
     return _parse(SiteCard, _signed(key, Purpose.SITE_CARD, fields), source="the site card")
 
@@ -144,12 +151,26 @@ def make_invitation(key: SigningKey, *, site: str, address: str, ca: str, study:
 def read_card(path: Path) -> SiteCard:
     """Read a site's card; whose it is, only the fingerprint of its key tells.
 
+    Guarantees:
+      - Whoever holds the card's signing key held its node key as well.
+
     Raises:
-      ConfigError: It cannot be read, or is no card; names the key.
-      SignatureError: Something in it was changed.
+      ConfigError: It cannot be read, is of an older Septum, or is no card; names the key.
+      SignatureError: Something in it was changed, or the node key is somebody else's.
     """
-    card = _read(SiteCard, path, what="site card")
+    fields = _read(path, what="site card")
+    if json.loads(fields).get("format") == 1:
+        raise ConfigError(
+            f"{path.name} was made by an older Septum and does not prove its node key.",
+            remedy="Let the hospital run `septum site card` and send the new file.",
+        )
+    card = _parse(SiteCard, fields, source=path.name)
     _verify(card, card.key, Purpose.SITE_CARD)
+    if not proved(card.node_key, card.proof, site=card.name, public=card.key):
+        raise SignatureError(
+            f"{card.name} does not hold the node key on its card.",
+            remedy="Accept no such card: ask that hospital, over another channel, for its own.",
+        )
     return card
 
 
@@ -160,7 +181,7 @@ def read_invitation(path: Path) -> Invitation:
       ConfigError: It cannot be read, or is no invitation; names the key.
       SignatureError: Something in it was changed.
     """
-    invitation = _read(Invitation, path, what="invitation")
+    invitation = _parse(Invitation, _read(path, what="invitation"), source=path.name)
     _verify(invitation, invitation.coordinator, Purpose.INVITATION)
     return invitation
 
@@ -203,7 +224,7 @@ def _verify(said: SiteCard | Invitation, public: str, purpose: Purpose) -> None:
         ) from None
 
 
-def _read(kind: type[_Signed], path: Path, *, what: str) -> _Signed:
+def _read(path: Path, *, what: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -211,7 +232,7 @@ def _read(kind: type[_Signed], path: Path, *, what: str) -> _Signed:
             raise ConfigError(
                 f"{path.name} is above {MOST_BYTES >> 20} MiB.", remedy=f"Name a {what}."
             )
-        fields = as_json(content.decode())
+        return as_json(content.decode())
     except OSError as error:
         raise ConfigError(
             f"{path.name} cannot be read ({error.strerror}).", remedy=f"Name a readable {what}."
@@ -220,7 +241,6 @@ def _read(kind: type[_Signed], path: Path, *, what: str) -> _Signed:
         raise ConfigError(
             f"{path.name} is no TOML text.", remedy=f"Ask for the {what} again, as a file."
         ) from None
-    return _parse(kind, fields, source=path.name)
 
 
 def _parse(kind: type[_Signed], fields: str, *, source: str) -> _Signed:

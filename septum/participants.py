@@ -3,14 +3,9 @@
 from datetime import date
 from typing import Annotated, Final, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_ssh_public_key,
-)
 from pydantic import AfterValidator, Field
 
+from septum import node_key
 from septum.training import Part
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -20,17 +15,8 @@ PublicKey = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 def _whole_key(text: str) -> str:
-    """Return ``text`` if it is a key in its one form: two texts of one key would be two keys."""
-    if not text:
-        return text
-    try:
-        key = load_ssh_public_key(text.encode())
-    except Exception:  # noqa: BLE001 - the parser raises many kinds, and a foreign file feeds it
-        key = None
-    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
-        raise ValueError("is not an ECDSA P-384 public key in OpenSSH's form")
-    if key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii") != text:
-        raise ValueError("is not written as OpenSSH writes it")
+    if text:
+        node_key.parse(text)
     return text
 
 

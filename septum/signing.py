@@ -57,6 +57,7 @@ class Purpose(StrEnum):
     RELEASE = "release"
     REFUSAL = "refusal"
     SITE_CARD = "site card"
+    NODE_KEY = "node key"
     INVITATION = "invitation"
     OFFLINE_BUNDLE = "offline bundle"
 
@@ -152,7 +153,7 @@ class SigningKey:
           SignatureError: The statement holds a float that is not finite, or
             anything but plain values.
         """
-        return self._secret.sign(_bytes(purpose, statement)).hex()
+        return self._secret.sign(message(purpose, statement)).hex()
 
 
 def verify(public: str, purpose: Purpose, statement: Mapping[str, Value], signature: str) -> None:
@@ -170,7 +171,7 @@ def verify(public: str, purpose: Purpose, statement: Mapping[str, Value], signat
         if not formed:
             raise InvalidSignature
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-        key.verify(bytes.fromhex(signature), _bytes(purpose, statement))
+        key.verify(bytes.fromhex(signature), message(purpose, statement))
     except (InvalidSignature, ValueError):
         raise SignatureError(
             f"the signature of this {purpose} is not of the key that should have made it.",
@@ -202,7 +203,13 @@ def says(public: str, spoken: str) -> bool:
     return spoken.upper().translate(_SPOKEN) == fingerprint(public).replace("-", "")
 
 
-def _bytes(purpose: Purpose, statement: Mapping[str, Value]) -> bytes:
+def message(purpose: Purpose, statement: Mapping[str, Value]) -> bytes:
+    """Return the bytes that a signature of ``statement`` for ``purpose`` is made over.
+
+    Raises:
+      SignatureError: The statement holds a float that is not finite, or
+        anything but plain values.
+    """
     for name, value in statement.items():
         plain = type(value) in {str, int, float, bool}
         if not plain or (isinstance(value, float) and not math.isfinite(value)):

@@ -33,6 +33,7 @@ def add_verbs(app: typer.Typer) -> None:
     add_pacs_verbs(site)
     site.command()(policy)
     add_join_verbs(site)
+    site.command()(split)
     site.command()(up)
     site.command()(ledger)
     app.add_typer(site, name="site", rich_help_panel="Hospital")
@@ -59,6 +60,24 @@ def init(
     _say_card(folder / CARD, made.key)
 
 
+def split(
+    node: Annotated[Path, typer.Argument(help="The directory of the half that connects.")],
+    folder: Folder = Path("site"),
+) -> None:
+    """Move what connects into a directory of its own, for another user than the one that trains.
+
+    Run again after joining another coordinator. Run by root, each file goes to its folder's owner.
+
+    [dim]Example:[/dim]  septum site split /var/lib/septum-node --site /var/lib/septum/site
+    """
+    from septum_client.halves import split as run  # noqa: PLC0415 - imports torch
+
+    run(folder, node)
+    typer.echo(f"The node's key is in {node} alone. Start each half by its own `septum site up`:")
+    typer.echo(f"  --only node --site {node} --link SOCKET")
+    typer.echo(f"  --only client --site {folder} --link SOCKET")
+
+
 def card(
     folder: Folder = Path("site"),
     patients: Annotated[
@@ -71,13 +90,12 @@ def card(
 
     [dim]Example:[/dim]  septum site card --patients 800
     """
-    from septum.joining import read_card  # noqa: PLC0415
-    from septum_client.card import CARD, make_keys, write_card  # noqa: PLC0415
+    from septum_client.card import CARD, declared, make_keys, write_card  # noqa: PLC0415
     from septum_client.site import Site  # noqa: PLC0415
 
     site = Site.open(folder)
     if patients is None:
-        patients = read_card(folder / CARD).patients if (folder / CARD).exists() else 0
+        patients = declared(folder)
     make_keys(folder)
     _say_card(folder / CARD, write_card(folder, name=site.name, patients=patients).key)
 

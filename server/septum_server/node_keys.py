@@ -9,16 +9,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
-    load_ssh_public_key,
 )
 
+from septum import node_key
 from septum.durable import replace
 from septum.errors import ConfigError
 
@@ -40,8 +40,8 @@ def pem_of(openssh: str) -> bytes:
       ConfigError: It is not one in OpenSSH's form.
     """
     try:
-        key = load_ssh_public_key(openssh.encode())
-    except (ValueError, UnsupportedAlgorithm, NotImplementedError):
+        key = node_key.parse(openssh)
+    except ValueError:
         raise ConfigError(
             "a site's node key is not in OpenSSH's form.", remedy="Take it from the site's card."
         ) from None
@@ -51,7 +51,7 @@ def pem_of(openssh: str) -> bytes:
 def openssh_of(pem: bytes) -> str:
     """Return the key in OpenSSH's form, without a comment; the counterpart of :func:`pem_of`."""
     key: Any = load_pem_public_key(pem)
-    return str(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii"))
+    return node_key.text_of(key)
 
 
 def save(folder: Path, keys: Mapping[str, str]) -> None:

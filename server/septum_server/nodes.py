@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
-    load_ssh_public_key,
 )
 
+from septum import node_key
 from septum.study import Study
 
 
@@ -18,7 +18,7 @@ def sites_by_key(study: Study) -> dict[bytes, str]:
     found = {}
     for site in study.sites:
         if site.node_key:  # a whole one: no study holds another (septum.participants)
-            key = load_ssh_public_key(site.node_key.encode())
+            key = node_key.parse(site.node_key)
             found[key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)] = site.name
     return found
 

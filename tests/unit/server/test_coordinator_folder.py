@@ -56,7 +56,9 @@ def node_key():
 
 def cards(*names, patients=10):
     return [
-        make_card(SigningKey.create(), name=name, node_key=node_key(), patients=patients)
+        make_card(
+            SigningKey.create(), name=name, node_key=node_key(), proof="00" * 96, patients=patients
+        )
         for name in names
     ]
 
@@ -429,7 +431,9 @@ def test_revoking_a_card_that_copied_anothers_node_key_spares_its_owner(made, mo
     registry = Registry()
     monkeypatch.setattr(launch, "desk", registry)
     north, south = cards("north", "south")
-    copied = make_card(SigningKey.create(), name="evil", node_key=north.node_key, patients=10)
+    copied = make_card(
+        SigningKey.create(), name="evil", node_key=north.node_key, proof=north.proof, patients=10
+    )
     for group in ((north, south), (copied, *cards("west"))):
         sign_study(
             made, parse(commented(fields_of(WISHES, list(group)))), weights=None, today=TODAY

@@ -7,7 +7,9 @@ import pytest
 
 from septum.errors import ConfigError, SignatureError
 from septum.joining import make_card, make_invitation, read_card
+from septum.node_key import prove
 from septum.signing import SigningKey
+from septum_client import cli
 from septum_client.card import make_keys, read_keys, write_card
 from septum_client.policy import Policy
 from septum_client.site import Site
@@ -86,6 +88,40 @@ def test_whatever_is_changed_on_a_card_on_the_way_is_found(site, tmp_path):
             read_card(path)
 
 
+def test_a_card_with_another_hospitals_node_key_is_refused_whatever_proof_is_on_it(site, tmp_path):
+    north = read_card(site.folder / "site-card.toml")
+    evil = read_keys(Site.create(tmp_path / "e", name="evil", policy=Policy()).folder)
+    own = prove(evil.node, site="evil", public=evil.signing.public)
+    path = tmp_path / "card.toml"
+    for name in ("evil", "north"):
+        for proof in (north.proof, own, "30" * 100):
+            copied = make_card(evil.signing, name=name, node_key=north.node_key, proof=proof)
+            path.write_text(copied.to_toml())
+            with pytest.raises(SignatureError, match=f"{name} does not hold the node key"):
+                read_card(path)
+    mine = make_card(evil.signing, name="evil", node_key=evil.node_public, proof=own)
+    path.write_text(mine.to_toml())
+    assert read_card(path) == mine
+
+
+def test_a_card_of_an_older_septum_says_how_to_make_a_new_one(site, tmp_path):
+    text = (site.folder / "site-card.toml").read_text().replace("format = 2", "format = 1")
+    path = tmp_path / "card.toml"
+    path.write_text("".join(x for x in text.splitlines(True) if not x.startswith("proof")))
+    with pytest.raises(ConfigError, match="older Septum") as refused:
+        read_card(path)
+    assert "septum site card" in refused.value.remedy
+
+
+def test_the_remedy_for_an_older_card_keeps_what_the_hospital_declared(site):
+    path = site.folder / "site-card.toml"
+    write_card(site.folder, name="north", patients=800)
+    text = path.read_text().replace("format = 2", "format = 1")
+    path.write_text("".join(x for x in text.splitlines(True) if not x.startswith("proof")))
+    cli.card(site.folder, patients=None)
+    assert read_card(path).patients == 800
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"name = 3", b"x" * (5 << 20)], ids=["empty", "not text", "no", "big"]
 )
@@ -106,7 +142,7 @@ def test_no_private_key_fits_into_an_invitation_or_a_card(site):
             keys.signing, site="north", address="fl.example.org:443", ca=secret, study="x"
         )
     with pytest.raises(ConfigError, match="node_key"):
-        make_card(keys.signing, name="north", node_key=secret)
+        make_card(keys.signing, name="north", node_key=secret, proof="00" * 96)
 
 
 @pytest.mark.parametrize("address", ["fl.example.org", "https://fl:1", "fl:0", "fl:70000", ":1"])
