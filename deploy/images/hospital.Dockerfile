@@ -28,7 +28,7 @@ ENV PATH=/usr/local/septum/bin:/usr/local/bin:/usr/bin:/bin \
 USER 10001:10001
 WORKDIR /tmp
 VOLUME /site
-# SuperNode and SuperExec, which `septum site up` keeps running.
+# What `septum site up` keeps running: two processes for a half, two for both halves together.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=4 \
   CMD ["/usr/local/lib/septum/healthy", "/site", "2"]
 ENTRYPOINT ["septum"]

@@ -9,10 +9,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from septum_client import node
+
 COMPOSE = ("coordinator", "hospital")
-UNITS = ("septum-coordinator", "septum-hospital")
+USERS = {
+    "septum-coordinator": "septum",
+    "septum-hospital-client": "septum",
+    "septum-hospital-node": "septum-node",
+}
+"""Of each unit; a hospital's two halves never run on a coordinator's machine."""
 DECIDING_FOLDERS = ("cohort", "consent", "approved")
-DECIDING_FILES = ("policy.toml", "coordinator.toml", "key", "signing.key", "node.key")
+DECIDING_FILES = (
+    *("policy.toml", "coordinator.toml", "revoked.txt", "key", "signing.key", "link.secret"),
+)
+NODES_FILES = ("node.key", "coordinator.toml", "revoked.txt", "link.secret")
+HALVES = ("client", "node")
 TIGHTEST = 15
 """Tenths: systemd's own measure of exposure, 0 to 100."""
 
@@ -40,7 +51,7 @@ def test_every_container_is_held_to_every_limit(name: str, root: Path) -> None:
         assert service["cap_drop"] == ["ALL"]
         assert "cap_add" not in service
         assert "privileged" not in service
-        assert service["user"] == "10001:10001"
+        assert service["user"] in {"10001:10001", "10002:10002"}
         assert service["security_opt"] == [
             "no-new-privileges:true",
             "seccomp=../images/seccomp.json",
@@ -55,10 +66,12 @@ def test_every_container_is_held_to_every_limit(name: str, root: Path) -> None:
     assert (root / "deploy/compose" / "../images/seccomp.json").is_file()
 
 
-def test_a_hospitals_processes_are_on_one_network_that_leads_to_the_door_alone(root: Path) -> None:
+def test_what_trains_has_no_network_and_what_connects_reaches_the_door_alone(root: Path) -> None:
     compose = _compose(root, "hospital")
     services = compose["services"]
-    assert services["site"]["networks"] == ["inner"]
+    assert services["client"]["network_mode"] == "none"
+    assert "networks" not in services["client"]
+    assert services["node"]["networks"] == ["inner"]
     assert compose["networks"]["inner"] == {"internal": True}
     outside = [
         name for name, service in services.items() if "outside" in service.get("networks", {})
@@ -68,21 +81,55 @@ def test_a_hospitals_processes_are_on_one_network_that_leads_to_the_door_alone(r
     assert not [name for name, service in services.items() if "ports" in service]
     # What carries the bytes has no key, no cohort and no folder at all.
     assert "volumes" not in services["door"]
+    # What people run for a moment does not run by itself.
+    assert [name for name, service in services.items() if "profiles" not in service] == [
+        "client", "node", "door",
+    ]  # fmt: skip
 
 
-def test_what_decides_what_may_leave_is_read_only_to_what_trains(root: Path) -> None:
-    mounts = {m["target"]: m for m in _compose(root, "hospital")["services"]["site"]["volumes"]}
-    for name in (*DECIDING_FOLDERS, *DECIDING_FILES):
-        assert mounts[f"/site/{name}"]["read_only"] is True
-        assert mounts[f"/site/{name}"]["source"] == "${SITE_FOLDER:-./site}/" + name
-    for name in DECIDING_FILES:
+def test_each_half_of_a_hospital_has_a_user_and_a_folder_of_its_own(root: Path) -> None:
+    services = _compose(root, "hospital")["services"]
+    assert services["client"]["user"] != services["node"]["user"]
+    for half, folder, other in (("client", "/site", "/node"), ("node", "/node", "/site")):
+        targets = [mount["target"] for mount in services[half]["volumes"]]
+        assert folder in targets
+        assert not [target for target in targets if target.startswith(other)]
+        words = f"site up --only {half} --site {folder} --link /link/socket"
+        assert services[half]["command"] == words.split()
+    # The socket is made by the one, and found by the other.
+    links = {half: _mounts(root, half)["/link"].get("read_only", False) for half in HALVES}
+    assert links == {"client": True, "node": False}
+
+
+def _mounts(root: Path, service: str) -> dict[str, dict]:
+    volumes = _compose(root, "hospital")["services"][service]["volumes"]
+    return {mount["target"]: mount for mount in volumes}
+
+
+@pytest.mark.parametrize(
+    ("half", "folder", "source", "folders", "files"),
+    [
+        ("client", "site", "${SITE_FOLDER:-./site}", DECIDING_FOLDERS, DECIDING_FILES),
+        ("node", "node", "${NODE_FOLDER:-./node}", (), NODES_FILES),
+    ],
+)
+def test_what_decides_what_may_leave_is_read_only_to_what_runs(
+    half: str, folder: str, source: str, folders: tuple, files: tuple, root: Path
+) -> None:
+    mounts = _mounts(root, half)
+    for name in (*folders, *files):
+        assert mounts[f"/{folder}/{name}"]["read_only"] is True
+        assert mounts[f"/{folder}/{name}"]["source"] == f"{source}/{name}"
+    for name in files:
         # An engine that finds no file would make a folder of that name.
-        assert mounts[f"/site/{name}"]["bind"] == {"create_host_path": False}
-    export = _compose(root, "hospital")["services"]["desk"]["volumes"][1]
-    assert (export["target"], export["read_only"]) == ("/export", True)
-    paths = _unit(root, "septum-hospital")["ReadOnlyPaths"]
-    wanted = {f"-/var/lib/septum/site/{name}" for name in (*DECIDING_FOLDERS, *DECIDING_FILES)}
-    assert set(paths) == wanted
+        assert mounts[f"/{folder}/{name}"]["bind"] == {"create_host_path": False}
+    paths = _unit(root, f"septum-hospital-{half}")["ReadOnlyPaths"]
+    home = {"site": "/var/lib/septum/site", "node": "/var/lib/septum-node"}[folder]
+    assert set(paths) == {f"-{home}/{name}" for name in (*folders, *files)}
+
+
+def test_an_export_is_only_read(root: Path) -> None:
+    assert _mounts(root, "desk")["/export"]["read_only"] is True
 
 
 def test_a_coordinator_publishes_one_port(root: Path) -> None:
@@ -98,11 +145,12 @@ def test_every_variable_of_the_hospitals_compose_file_is_in_its_example(root: Pa
     assert used == set(re.findall(r"^(\w+)=", example, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", USERS)
 def test_every_service_unit_is_held_to_every_limit(name: str, root: Path) -> None:
     unit = _unit(root, name)
     wanted = {
-        "User": "septum",
+        "User": USERS[name],
+        "Group": USERS[name],
         "ProtectSystem": "strict",
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
@@ -126,16 +174,33 @@ def test_every_service_unit_is_held_to_every_limit(name: str, root: Path) -> Non
     assert "MemoryDenyWriteExecute" not in unit
 
 
-def test_a_hospitals_unit_reaches_nobody_until_a_drop_in_names_one_address(root: Path) -> None:
-    unit = _unit(root, "septum-hospital")
-    assert unit["IPAddressDeny"] == ["any"]
-    assert unit["IPAddressAllow"] == ["localhost"]
+def test_a_hospitals_units_reach_nobody_until_a_drop_in_names_one_address(root: Path) -> None:
+    for half in HALVES:
+        unit = _unit(root, f"septum-hospital-{half}")
+        assert unit["IPAddressDeny"] == ["any"]
+        assert unit["IPAddressAllow"] == ["localhost"]
     drop_in = configparser.ConfigParser()
-    drop_in.read(root / "deploy/systemd/septum-hospital.service.d/coordinator.conf")
+    drop_in.read(root / "deploy/systemd/septum-hospital-node.service.d/coordinator.conf")
     assert list(drop_in["Service"]) == ["ipaddressallow"]
+    assert not (root / "deploy/systemd/septum-hospital-client.service.d").exists()
 
 
-@pytest.mark.parametrize("name", UNITS)
+def test_a_hospitals_two_units_share_a_socket_and_nothing_else(root: Path) -> None:
+    client, node = (_unit(root, f"septum-hospital-{half}") for half in HALVES)
+    assert client["PrivateNetwork"] == ["yes"]
+    assert "PrivateNetwork" not in node
+    # Each hides the other's folder, whatever its mode.
+    assert client["InaccessiblePaths"] == [f"-/var/lib/{node['StateDirectory'][0]}"]
+    assert node["InaccessiblePaths"] == [f"-/var/lib/{client['StateDirectory'][0]}"]
+    program = "/usr/local/septum/bin/septum site up --only"
+    link = "--link /run/septum-link/socket"
+    assert client["ExecStart"] == [f"{program} client --site /var/lib/septum/site {link}"]
+    assert node["ExecStart"] == [f"{program} node --site /var/lib/septum-node {link}"]
+    assert (node["RuntimeDirectory"], node["RuntimeDirectoryMode"]) == (["septum-link"], ["0711"])
+    assert "septum-hospital-node.service" in client["After"]
+
+
+@pytest.mark.parametrize("name", USERS)
 def test_systemd_knows_every_setting_of_a_unit_and_finds_it_little_exposed(
     name: str, root: Path, tmp_path: Path
 ) -> None:
@@ -185,8 +250,14 @@ def test_an_image_fetches_nothing_runs_as_nobody_and_says_how_it_is(
         assert (root / "deploy/images" / file).is_file()
 
 
-def test_the_counts_of_the_health_checks_are_those_of_the_processes(root: Path) -> None:
-    node = (root / "client/septum_client/node.py").read_text(encoding="utf-8")
+def test_the_counts_of_the_health_checks_are_those_of_the_processes(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "node.key").touch()
+    link = tmp_path / "link"
+    assert len(node.client_services(tmp_path, link=link)) == 2
+    assert len(node.node_services(tmp_path, address="fl:1", ca="", link=link)) == 2
     launch = (root / "server/septum_server/launch.py").read_text(encoding="utf-8")
-    assert len(re.findall(r"\bService\(\n", node)) == 2
     assert len(re.findall(r"\bService\(\n", launch)) == 4
+    check = _compose(root, "hospital")["services"]["node"]["healthcheck"]
+    assert check["test"] == ["CMD", "/usr/local/lib/septum/healthy", "/node", "2"]
