@@ -23,7 +23,12 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 command -v openssl >/dev/null || fail "openssl is needed to verify the signature; install it."
 command -v "$python" >/dev/null || fail "$python was not found; set PYTHON=/path/to/python3."
 
+# Whoever can write the bundle's folder can change a file between two looks at it. So each is read
+# once, into a folder that nobody else may enter; what is checked and installed is that copy.
+mask=$(umask)
+umask 077
 work=$(mktemp -d)
+copy=$work/copy
 half=
 clean() {
   rm -rf -- "$work"
@@ -34,17 +39,21 @@ trap 'exit 1' HUP INT TERM
 
 # The key is the one that was told, and what it signed is put where openssl reads it.
 "$python" -I - "$here" "$work" "$said" <<'PYTHON' || fail "nothing was installed."
-import base64, hashlib, pathlib, re, sys
+import base64, hashlib, pathlib, re, shutil, sys
 
 here, work, said = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+copy = work / "copy"
+copy.mkdir()
+for name in ("MANIFEST", "MANIFEST.sig", "signer.pub"):
+    shutil.copyfile(here / name, copy / name)
 
 
 def fail(why):
     sys.exit(f"error: {why}")
 
 
-public = (here / "signer.pub").read_text().strip()
-signature = (here / "MANIFEST.sig").read_text().strip()
+public = (copy / "signer.pub").read_text().strip()
+signature = (copy / "MANIFEST.sig").read_text().strip()
 if not re.fullmatch("[0-9a-f]{64}", public) or not re.fullmatch("[0-9a-f]{128}", signature):
     fail("signer.pub or MANIFEST.sig is damaged.")
 letters = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789ABCDEFGHJKMNPQRSTVWXYZ")
@@ -52,7 +61,7 @@ spoken = str.maketrans("OIL", "011", " -\t")
 digest = hashlib.sha256(bytes.fromhex(public)).digest()
 if said.upper().translate(spoken) != base64.b32encode(digest).decode().translate(letters)[:20]:
     fail("the bundle was signed with another key than the one whose fingerprint you gave.")
-manifest = hashlib.sha256((here / "MANIFEST").read_bytes()).hexdigest()
+manifest = hashlib.sha256((copy / "MANIFEST").read_bytes()).hexdigest()
 statement = f'septum/1 offline bundle\n{{"manifest":"{manifest}"}}'
 (work / "statement").write_bytes(statement.encode())
 (work / "signature").write_bytes(bytes.fromhex(signature))
@@ -65,12 +74,12 @@ openssl pkeyutl -verify -pubin -keyform DER -inkey "$work/key" -rawin \
   fail "the signature does not verify: the bundle was changed, or damaged. Nothing was installed."
 
 # Every file is as it was signed, and there is no other.
-"$python" -I - "$here" <<'PYTHON' || fail "nothing was installed."
+"$python" -I - "$here" "$copy" <<'PYTHON' || fail "nothing was installed."
 import hashlib, pathlib, sys
 
-here = pathlib.Path(sys.argv[1])
+here, copy = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 listed = {}
-for line in (here / "MANIFEST").read_text().splitlines():
+for line in (copy / "MANIFEST").read_text().splitlines():
     digest, _, name = line.partition("  ")
     listed[name] = digest
 there = {path.relative_to(here).as_posix() for path in here.rglob("*") if not path.is_dir()}
@@ -79,9 +88,11 @@ wrong = sorted(there ^ set(listed))
 for name in sorted(there & set(listed)):
     path = here / name
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as file, (copy / name).open("xb") as kept:
         while part := file.read(1 << 20):
             digest.update(part)
+            kept.write(part)
     if path.is_symlink() or digest.hexdigest() != listed[name]:
         wrong.append(name)
 if wrong:
@@ -89,10 +100,11 @@ if wrong:
 PYTHON
 
 half=yes
+umask "$mask"
 "$python" -I -m venv "$target"
 "$target/bin/python" -I -m pip --isolated --disable-pip-version-check --no-input install --quiet \
-  --no-index -f "$here/wheels" --require-hashes --only-binary :all: --no-cache-dir --no-compile \
-  -r "$here/requirements.lock"
+  --no-index -f "$copy/wheels" --require-hashes --only-binary :all: --no-cache-dir --no-compile \
+  -r "$copy/requirements.lock"
 "$target/bin/python" -I -m pip --isolated --disable-pip-version-check check
 half=
 echo "Installed in $target. Run: $target/bin/septum --help"

@@ -72,14 +72,14 @@ def bundle(tmp_path, wheels, zone="site", pinned=None):
     return tmp_path / "bundle", made
 
 
-def install(folder, target, said=None):
+def install(folder, target, said=None, **environment):
     """Install in a namespace without a network, where the system allows to make one."""
     return subprocess.run(
         [
             *(*silent_network(), "sh", str(folder / "install.sh")),
             *(said or fingerprint(KEY.public), str(target)),
         ],
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHON": sys.executable},
+        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHON": sys.executable} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -164,6 +164,49 @@ def test_one_changed_byte_or_file_installs_nothing(tmp_path, wheels, change, say
     assert done.returncode == 1
     assert says in done.stderr
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "cp {evil}/wheels/* {folder}/wheels/; cp {evil}/requirements.lock {folder}/",
+        "cp {evil}/MANIFEST {evil}/MANIFEST.sig {evil}/signer.pub {folder}/",
+        "rm -r {folder}/wheels; cp -r {evil}/* {folder}/",
+    ],
+    ids=["wheels and lock", "list", "everything"],
+)
+@pytest.mark.parametrize("moment", [1, 2, 3], ids=["first look", "check", "installation"])
+def test_a_bundle_that_changes_while_it_is_installed_installs_what_was_signed_or_nothing(
+    tmp_path, wheels, change, moment
+):
+    folder, _ = bundle(tmp_path, wheels)
+    # What a stranger signed: the same package, with another content.
+    write_wheel(wheels, "tiny_one", files={"tiny_one.py": "EVIL = True\n"}, requires=["tiny-two"])
+    evil = tmp_path / "evil"
+    make(
+        evil, zone="site", wheels=wheels, pinned=PINNED, key=SigningKey.create(),
+        now=datetime(2026, 1, 2, tzinfo=UTC),
+    )  # fmt: skip
+    # The installer's own calls of its interpreter are the moments between its looks.
+    counter, stand_in = tmp_path / "count", tmp_path / "python"
+    changed = change.format(evil=evil, folder=folder)
+    stand_in.write_text(
+        f"#!/bin/sh\necho >> {counter}\n"
+        f"[ $(wc -l < {counter}) -ne {moment} ] || {{ {changed}; }}\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    stand_in.chmod(0o700)
+    target = tmp_path / "target"
+    work = tmp_path / "work"
+    work.mkdir()
+    done = install(folder, target, PYTHON=str(stand_in), TMPDIR=str(work))
+    if done.returncode == 0:
+        assert "EVIL" not in next(target.rglob("tiny_one.py")).read_text()
+    else:
+        assert not target.exists()
+    assert not list(work.iterdir())
+    # Whatever changes after the check changes nothing.
+    assert done.returncode == 0 or moment < 3, done.stderr
 
 
 def test_another_fingerprint_than_the_makers_installs_nothing(tmp_path, wheels):
