@@ -13,7 +13,7 @@ import septum_server.cli
 from septum.cli import build_app
 
 PAGES = ("deploy/README.md", *(f"docs/{n}.md" for n in ("deploy", "network", "upgrade", "backup")))
-BY_COMPOSE = ("run --rm desk ", "run --rm site ")
+BY_COMPOSE = ("run --rm desk ",)
 
 
 @pytest.fixture(scope="module")
