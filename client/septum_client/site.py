@@ -7,6 +7,7 @@
     key              32 secret bytes; pseudonyms are keyed by them
     signing.key      signs approvals, releases and refusals
     node.key         lets the site's connection in at the coordinator; node.pub is its public half
+    link.secret      after `septum site split`, which moves node.key: what the halves share
     coordinator.toml whom the site joined: address, certificate, key
     revoked.txt      public keys that the site believes no longer
     policy.toml      the hospital's limits
