@@ -7,15 +7,24 @@ but the Runtime API, which has its own secret, needs the edge's.
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.server.superlink.linkstate.sql_linkstate import MessageResModel
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.state.schema.corestate_models import (
+    ObjectPushSession,
+    ObjectPushSessionPending,
+)
+from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
+from sqlalchemy import exists, literal, select
 
 from septum_server.coordinator import VARIABLE
 from septum_server.relay import GATE, Receive, Scope, Send, say
@@ -59,9 +68,10 @@ def answers_only(push: Callable[..., Any]) -> Callable[..., Any]:
 
     Guarantees:
       - A node's message is its own (Flower authenticates the node, and believes what
-        the message says of its source), answers another, goes to the server and has
-        at most :data:`MOST_OBJECTS` objects; anything else is not stored. Unasked
-        messages would be stored without limit, and handed to the ServerApp.
+        the message says of its source), answers another, goes to the server, and
+        announces its own objects, at most :data:`MOST_OBJECTS`; anything else is not
+        stored. Unasked messages would be stored without limit, and handed to the
+        ServerApp.
     """
 
     def push_messages(request: Any, state: Any) -> Any:
@@ -72,7 +82,10 @@ def answers_only(push: Callable[..., Any]) -> Callable[..., Any]:
             raise _not_an_answer("another node's")
         if not about.reply_to_message_id or about.dst_node_id != SUPERLINK_NODE_ID:
             raise _not_an_answer("not an answer to the server")
-        if _objects(request.message_object_trees[0]) > MOST_OBJECTS:
+        tree = request.message_object_trees[0]
+        if tree.object_id != about.message_id:
+            raise _not_an_answer("the parts of another")
+        if _objects(tree) > MOST_OBJECTS:
             raise _not_an_answer("too many objects")
         return push(request=request, state=state)
 
@@ -91,6 +104,60 @@ def _not_an_answer(why: str) -> FlowerError:
     return FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, f"Refused a message: {why}.")
 
 
+def whole_only(pull: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Flower's handler of the ServerApp's pulls, held to answers that are there.
+
+    Flower hands an answer out once its node has announced it, and the ServerApp
+    then waits for its parts, in front of everybody else's answers: a hospital
+    that sends a part every minute, or none, would hold a study for hours.
+
+    Guarantees:
+      - An answer is handed out once all of its objects are stored. Until then it is
+        as if the node had not answered, and nobody waits for it.
+      - An answer of which nobody can send the rest any more is handed out as it is:
+        the ServerApp cannot read it, and may ask again.
+    """
+
+    def pull_messages(request: Any, state: Any, task: Any) -> Any:
+        # What is announced between this look and Flower's own is handed out too early: the
+        # ServerApp reads nothing of it, and asks that node again.
+        held = _arriving(state, list(request.message_ids))
+        left = [name for name in request.message_ids if name not in held]
+        del request.message_ids[:]
+        request.message_ids.extend(left)
+        return pull(request, state, task)
+
+    return pull_messages
+
+
+def _arriving(state: Any, asked: Iterable[str]) -> set[str]:
+    """Return the messages whose answer is announced, and of which a part can still come."""
+    with state.session() as session:
+        answers = session.execute(
+            select(MessageResModel.reply_to_message_id, MessageResModel.message_id).where(
+                MessageResModel.reply_to_message_id.in_(asked), MessageResModel.delivered_at == ""
+            )
+        ).all()
+        return {name for name, root in answers if session.scalar(select(_awaited(root)))}
+
+
+def _awaited(root: str) -> Any:
+    """Return the question whether an object below ``root`` is missing and may still come."""
+    tree = select(literal(root).label("name")).cte("tree", recursive=True)
+    tree = tree.union(  # without repeats: a part may be named more than once
+        select(ObjectChild.child_id).where(ObjectChild.parent_id == tree.c.name)
+    )
+    pending = ObjectPushSessionPending
+    return exists(
+        select(StoredObject.object_id)
+        .join(tree, tree.c.name == StoredObject.object_id)
+        .join(pending, pending.object_id == StoredObject.object_id)
+        .join(ObjectPushSession, ObjectPushSession.session_id == pending.session_id)
+        # Another's session may name a part that has come: only what is missing is waited for.
+        .where(StoredObject.is_available == 0, ObjectPushSession.expires_at > datetime.now(UTC))
+    )
+
+
 def main() -> None:
     """Run the SuperLink until it is ended."""
     secret = (Path(os.environ[VARIABLE]) / "gate").read_text(encoding="ascii")
@@ -99,8 +166,9 @@ def main() -> None:
     def gated(app: Any, **options: Any) -> None:
         run(Gate(app, secret=secret), **options | {"access_log": False, "proxy_headers": False})
 
-    # Flower calls both by these names, and offers no other way to put anything before them.
+    # Flower calls all by these names, and offers no other way to put anything before them.
     fleet_handlers.__dict__["push_messages"] = answers_only(fleet_handlers.push_messages)
+    runtime_handlers.__dict__["pull_messages"] = whole_only(runtime_handlers.pull_messages)
     uvicorn.__dict__["run"] = gated
     flower_superlink()
 

@@ -8,16 +8,17 @@ from flwr.supercore.error import FlowerError
 from septum_server.superlink import MOST_OBJECTS, answers_only
 
 
-def request(*, node=7, source=7, target=1, answers="asked", messages=1, objects=3):
+def request(*, node=7, source=7, target=1, answers="asked", messages=1, objects=3, root="root"):
     made = PushMessagesRequest()
     made.node.node_id = node
     for _ in range(messages):
         message = Message()
+        message.metadata.message_id = "root"
         message.metadata.src_node_id = source
         message.metadata.dst_node_id = target
         message.metadata.reply_to_message_id = answers
         made.messages_list.append(message)
-        tree = ObjectTree(object_id="root")
+        tree = ObjectTree(object_id=root)
         tree.children.extend(ObjectTree(object_id=str(at)) for at in range(objects - 1))
         made.message_object_trees.append(tree)
     return made
@@ -39,6 +40,7 @@ def test_an_answer_of_the_node_itself_is_passed_on():
         {"answers": ""},
         {"messages": 0},
         {"messages": 2},
+        {"root": "another"},
         {"objects": MOST_OBJECTS + 1},
     ],
     ids=str,
