@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import uvicorn
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.server.superlink.linkstate.sql_linkstate import MessageResModel
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
     ObjectPushSessionPending,
 )
+from flwr.supercore.state.schema.linkstate_models import MessageRes
 from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -134,8 +134,8 @@ def _arriving(state: Any, asked: Iterable[str]) -> set[str]:
     """Return the messages whose answer is announced, and of which a part can still come."""
     with state.session() as session:
         answers = session.execute(
-            select(MessageResModel.reply_to_message_id, MessageResModel.message_id).where(
-                MessageResModel.reply_to_message_id.in_(asked), MessageResModel.delivered_at == ""
+            select(MessageRes.reply_to_message_id, MessageRes.message_id).where(
+                MessageRes.reply_to_message_id.in_(asked), MessageRes.delivered_at == ""
             )
         ).all()
         return {name for name, root in answers if session.scalar(select(_awaited(root)))}

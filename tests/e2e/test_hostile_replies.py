@@ -19,7 +19,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from septum.signing import SigningKey
 from septum.wire import Release, decode_instruction, encode_release
 from septum_bench import deployment as deploy
-from septum_server import checkpoint
+from septum_server import checkpoint, rounds
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
@@ -95,11 +95,11 @@ class Hospital:
         )
         self.site = site
 
-    def turn(self) -> None:
-        """Answer what has come, if anything has."""
+    def turn(self, parts: int | None = None) -> bool:
+        """Answer what has come, if anything has: with so many of the answer's parts, or all."""
         got = self.flower.receive()
         if got is None:
-            return
+            return False
         head, tree = got
         run = head.metadata.run_id
         asked = pull_and_inflate_object_from_tree(
@@ -113,8 +113,9 @@ class Hospital:
         said.metadata.__dict__["_message_id"] = said.object_id
         objects = get_all_nested_objects(said)
         missing, session = self.flower.send(said, get_object_tree(said), 0.0)
-        for name in missing:
+        for name in list(missing)[:parts]:
             self.flower.push_object(run, session, name, objects[name].deflate())
+        return True
 
 
 def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(world):
@@ -142,3 +143,18 @@ def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(wor
     assert np.isfinite(last.model).all()
     written = [*there.made.folder.rglob("*"), *(there.folder / "coordinator/logs").glob("*")]
     assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_an_upload_that_never_ends_costs_nobody_else_the_round(world):
+    there = world("north", "endless", rounds=1, participation={"deadline_s": 150})
+    with there.up(without=("endless",)), ExitStack() as stack:
+        there.connected("north")
+        endless = Hospital(stack, there.made.coordinator, there.made.sites["endless"])
+        there.connected()
+        deploy.start(there.made)
+        there.until(lambda: endless.turn(parts=1), what="the order")
+        # Before Septum's own limit, the ServerApp waited here until after the deadline.
+        assert there.finished().startswith("finished:completed"), there.logs()
+    entry = there.entry(1)
+    assert entry.answered == ("north",)
+    assert entry.refused == {"endless": rounds.NO_ANSWER}, entry
