@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from flwr.serverapp import Grid
 
-from septum.errors import Code, EngineError
+from septum.errors import EngineError
 from septum.models import Vector
 from septum.signing import SigningKey
 from septum.study import Study
@@ -148,22 +148,21 @@ class RoundLoop:
           EngineError: Below the quorum, and ``last``.
         """
         releases, order = tally.releases, tally.instruction
+        before = {entry.round: entry for entry in rounds.read(self._folder)}.get(order.round)
         entry = self._record(tally)
         least = self._study.strategy.minimum_sites
         if len(releases) < least:
-            lost = sum(why == Code.ROUND_ALREADY_CHARGED for why in entry.refused.values())
-            hopeless = len(entry.asked) - lost < least
+            # What one hospital says must not waste what the others spent: they answer the same
+            # order again at no charge, and a round is given up once the loss is said again.
+            lost = entry.lost & before.lost if before else frozenset()
+            hopeless = len(entry.asked) - len(lost) < least
             if not (last or hopeless):
                 return None
-            if hopeless and order.round < self._study.rounds:
-                # No retry helps: go on with the next round. Not after the last: that is the result.
+            # Go on with the next round. Not after the last: that is the result.
+            skipped = hopeless and order.round < self._study.rounds
+            if skipped:
                 self._save(order.round, model)
-            reasons = ", ".join(f"{site}: {why}" for site, why in sorted(entry.refused.items()))
-            raise EngineError(
-                f"round {entry.round} has {len(releases)} contributions; the study needs {least} "
-                f"({reasons}).",
-                remedy="Clear the codes with the sites (docs/codes.md), then resume.",
-            )
+            raise _below(entry, least, skipped=skipped)
         admitted = [releases[site] for site in sorted(releases)]
         parts = [
             Part(arrived=each, patients=self._study.participant(each.site).patients)
@@ -225,3 +224,21 @@ class RoundLoop:
             digest=self._study.digest, round=number, model=model, state=self._state
         )
         checkpoint.save(self._folder, done)
+
+
+def _below(entry: RoundRecord, least: int, *, skipped: bool) -> EngineError:
+    """Return the error of a round below its quorum, with what is to be done."""
+    reasons = ", ".join(f"{site}: {why}" for site, why in sorted(entry.refused.items()))
+    remedy = "Clear the codes with the sites (docs/codes.md), then resume."
+    if skipped:
+        remedy = "The round is given up, with the model as it was: resume, and the next one begins."
+    elif entry.lost:
+        remedy = (
+            f"Ask {', '.join(sorted(entry.lost))} whether the round is lost there, then resume: it "
+            "is asked again, at no charge to whoever answered."
+        )
+    return EngineError(
+        f"round {entry.round} has {len(entry.answered)} contributions; the study needs {least} "
+        f"({reasons}).",
+        remedy=remedy,
+    )

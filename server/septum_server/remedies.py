@@ -50,7 +50,10 @@ REMEDIES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         Code.MESSAGE_NOT_ALLOWED: ("it was asked for more than training", _VERSIONS),
         Code.MODEL_MISMATCH: ("the model does not fit", "resume from the last good checkpoint"),
         Code.BUDGET_EXCEEDED: ("its privacy budget is spent", _THEIRS),
-        Code.ROUND_ALREADY_CHARGED: ("it lost this round after the charge", "go on without it"),
+        Code.ROUND_ALREADY_CHARGED: (
+            "it says that it lost this round after the charge",
+            "ask it whether that is so; go on without it",
+        ),
         Code.ROUND_OUT_OF_RANGE: ("the study has fewer rounds", "sign a study with more"),
         Code.LEDGER_INVALID: ("its ledger does not verify", "the site restores its backup"),
         Code.UPDATE_NOT_FINITE: ("its update was not finite", "lower the learning rate"),

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from septum.errors import EngineError
+from septum.errors import Code, EngineError
 
 NO_ANSWER = "NO_ANSWER"
 """Reason of a site that was asked and said nothing before the deadline: it is late."""
@@ -42,6 +42,13 @@ class RoundRecord:
     def late(self) -> tuple[str, ...]:
         """The sites that were asked and had not answered at the deadline."""
         return tuple(sorted(site for site, why in self.refused.items() if why == NO_ANSWER))
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The sites that say that they were charged for the round and cannot answer it."""
+        return frozenset(
+            site for site, why in self.refused.items() if why == Code.ROUND_ALREADY_CHARGED
+        )
 
     @property
     def complete(self) -> bool:

@@ -133,15 +133,36 @@ def test_below_the_minimum_the_run_ends_and_the_model_stays(round_, tiny):
     assert entry.refused == {"south": "SITE_210", "west": "NO_ANSWER"}
 
 
-def test_a_round_that_no_retry_can_complete_is_skipped_with_its_model_unchanged(round_, tiny):
-    lost = [
-        round_.reply(node, round_.refusal(site, Code.ROUND_ALREADY_CHARGED))
-        for site, node in list(NODES.items())[:2]
-    ]
-    with pytest.raises(EngineError, match="SITE_211"):
-        round_.close(*lost, round_.reply(4, round_.release("west")))
-    saved = checkpoint.latest(round_.folder, digest=round_.study.digest)
+def test_a_round_that_is_said_to_be_lost_twice_is_given_up_with_its_model_unchanged(round_):
+    for times in (1, 2):
+        round_.ask()
+        lost = [
+            round_.reply(node, round_.refusal(site, Code.ROUND_ALREADY_CHARGED))
+            for site, node in list(NODES.items())[:2]
+        ]
+        with pytest.raises(EngineError, match="SITE_211") as ended:
+            round_.close(*lost, round_.reply(4, round_.release("west")))
+        saved = checkpoint.latest(round_.folder, digest=round_.study.digest)
+        if times == 1:
+            assert saved is None, "one word of theirs does not end what west was charged for"
+            assert "Ask north, south" in ended.value.remedy
     assert (saved.round, saved.model.tobytes()) == (1, START.tobytes())
+    assert "given up" in ended.value.remedy
+
+
+def test_two_hospitals_that_each_lose_a_round_once_do_not_end_it(tiny, tmp_path):
+    made = Round(tiny, tmp_path / "run", strategy={"minimum_sites": 3})
+    for claims in ("south", "west"):
+        made.ask()
+        said = [
+            made.refusal(site, Code.ROUND_ALREADY_CHARGED) if site == claims else made.release(site)
+            for site in NODES
+        ]
+        with pytest.raises(EngineError, match=f"{claims}: SITE_211"):
+            made.close(
+                *(made.reply(node, each) for node, each in zip(NODES.values(), said, strict=True))
+            )
+        assert checkpoint.latest(made.folder, digest=made.study.digest) is None
 
 
 def test_nobody_answering_is_no_success(round_):
