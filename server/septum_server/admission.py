@@ -1,4 +1,4 @@
-"""Which releases the coordinator accepts. It checks; it repairs nothing."""
+"""Which releases the coordinator accepts, and for how much. It checks; it repairs nothing."""
 
 from typing import Final
 
@@ -47,12 +47,37 @@ def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
     norm = update_norm(release.update)
     if not np.isfinite(norm):
         raise AdmissionError("NOT_FINITE: the update holds a value that is not finite.")
-    mechanism = study.mechanism(release.site).model_copy(
+    bound = _bound(release, study=study, parameters=len(release.update))
+    if norm > bound * _SLACK:
+        raise AdmissionError(f"NORM: the update's norm is {norm:.4g}; the limit is {bound:.4g}.")
+
+
+def share(release: Release, *, study: Study, parameters: int) -> float:
+    """Return how much of a release's update counts: 1, or less where it states more noise.
+
+    A hospital may add more noise than the study asks for, and its update is then
+    longer. It counts for as much as brings it back to the length that the study's
+    own noise makes, while its patients weigh what they weigh: so a claim of more
+    noise moves the model no further than none does. Made of public constants alone.
+
+    Args:
+      release: An admitted one; its update is not looked at.
+      study: Its study.
+      parameters: Numbers of an update.
+
+    Guarantees:
+      - Times the norm limit of :func:`admit`, it is no more than the study's own limit.
+    """
+    own = update_norm_bound(study.mechanism(release.site), study.training, parameters=parameters)
+    return min(1.0, own / _bound(release, study=study, parameters=parameters))
+
+
+def _bound(release: Release, *, study: Study, parameters: int) -> float:
+    """Return the norm that the mechanism as stated does not pass."""
+    stated = study.mechanism(release.site).model_copy(
         update={
             "noise_multiplier": release.noise_multiplier,
             "max_grad_norm": release.max_grad_norm,
         }
     )
-    bound = update_norm_bound(mechanism, study.training, parameters=len(release.update))
-    if norm > bound * _SLACK:
-        raise AdmissionError(f"NORM: the update's norm is {norm:.4g}; the limit is {bound:.4g}.")
+    return update_norm_bound(stated, study.training, parameters=parameters)

@@ -18,6 +18,7 @@ from septum.wire import (
     Release,
 )
 from septum_server import checkpoint, inflation, noise_score, rounds
+from septum_server.admission import share
 from septum_server.arrivals import Arrivals, Arrived
 from septum_server.asking import Asking
 from septum_server.clock import SYSTEM, Clock
@@ -165,7 +166,11 @@ class RoundLoop:
             raise _below(entry, least, skipped=skipped)
         admitted = [releases[site] for site in sorted(releases)]
         parts = [
-            Part(arrived=each, patients=self._study.participant(each.site).patients)
+            Part(
+                arrived=each,
+                patients=self._study.participant(each.site).patients,
+                share=share(each.stated, study=self._study, parameters=len(model)),
+            )
             for each in admitted
         ]
         moved, self._state = advance(
@@ -193,6 +198,10 @@ class RoundLoop:
             if site not in releases and site not in tally.refused
         }
         scores, alarms = noise_score.scores(releases, study=self._study, previous=self._last)
+        size = len(tally.instruction.model)
+        for site, release in releases.items():
+            part = share(release.stated, study=self._study, parameters=size)
+            scores[site] |= {} if part == 1.0 else {"share": round(part, 4)}
         entry = RoundRecord(
             round=tally.instruction.round,
             asked=asked,

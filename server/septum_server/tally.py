@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from septum.errors import AdmissionError, SignatureError, WireError
 from septum.models import Vector
 from septum.signing import Purpose, verify
@@ -174,10 +176,14 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """A contribution whose update stays on disk until a strategy reads it."""
+    """A contribution whose update stays on disk until a strategy reads it.
+
+    ``share`` is how much of the update counts (:func:`septum_server.admission.share`).
+    """
 
     arrived: Arrived
     patients: int
+    share: float = 1.0
 
     @property
     def site(self) -> str:
@@ -186,5 +192,6 @@ class Part:
 
     @property
     def update(self) -> Vector:
-        """The update, read anew."""
-        return self.arrived.update
+        """What counts of the update, read anew."""
+        update = self.arrived.update
+        return update if self.share == 1.0 else update * np.float32(self.share)

@@ -5,7 +5,7 @@ import pytest
 
 from septum.errors import AdmissionError
 from septum.wire import Instruction, Release
-from septum_server.admission import admit
+from septum_server.admission import admit, share
 
 
 @pytest.fixture
@@ -103,3 +103,35 @@ def test_an_answer_to_an_earlier_round_is_called_what_it_is(answered):
 
 def test_a_site_outside_the_study_is_refused(answered):
     refused(answered, "UNKNOWN_SITE", site="elsewhere")
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.5])
+@pytest.mark.parametrize("noise", [1.0, 1.5, 4.0, 10.0])
+def test_a_claim_of_more_noise_moves_the_model_no_further_than_none(answered, noise, clip):
+    study, instruction, release = answered
+    own = study.mechanism("north").update_norm_bound(parameters=50, learning_rate=0.5)
+    update = np.zeros(50, np.float32)
+    stated = dataclasses.replace(release, noise_multiplier=noise, max_grad_norm=clip)
+    # The longest update that is admitted, found by halving.
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        update[0] = middle = (low + high) / 2
+        try:
+            longest = dataclasses.replace(stated, update=update)
+            admit(longest, study=study, instruction=instruction)
+            low = middle
+        except AdmissionError:
+            high = middle
+    part = share(stated, study=study, parameters=50)
+    assert low * part <= own * (1 + 1e-5)
+    assert 0 < part <= 1
+    assert part == 1 or noise * clip > 1, "who states no more noise in all counts in full"
+    if noise == 10.0 and clip == 1.0:
+        assert low > 3 * own, "the control: what would be gained"
+
+
+def test_what_counts_of_a_release_that_states_more_noise_does_not_look_at_its_update(answered):
+    study, _, release = answered
+    stated = dataclasses.replace(release, noise_multiplier=2.0)
+    other = dataclasses.replace(stated, update=np.full(50, 9.0, np.float32))
+    assert share(stated, study=study, parameters=50) == share(other, study=study, parameters=50)

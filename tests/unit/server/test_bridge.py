@@ -109,6 +109,19 @@ def test_a_full_round_is_averaged_recorded_saved_and_watched(round_, tiny):
     assert len(round_.watched) == 1
 
 
+def test_a_hospital_that_adds_more_noise_takes_part_for_a_share_that_is_on_record(round_):
+    model, entry = round_.close(
+        round_.reply(2, round_.release("north")),
+        round_.reply(3, round_.release("south")),
+        round_.reply(4, round_.release("west", noise_multiplier=4.0)),
+    )
+    assert entry.complete
+    (part,) = (entry.scores[site].get("share") for site in ("west",))
+    assert 0.2 < part < 0.9
+    assert np.allclose(model, (0.1 + 0.1 + part * 0.1) / 3, atol=1e-4)
+    assert "share" not in entry.scores["north"]
+
+
 def test_a_quorum_is_loud_about_who_is_missing_and_why(round_):
     model, entry = round_.close(
         round_.reply(2, round_.release("north")),
