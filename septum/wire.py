@@ -131,12 +131,12 @@ class Declined:
     """What a hospital says instead of a release: one closed code, and to what.
 
     ``instruction`` is the digest of the order that it answers, which fixes study
-    and round; empty if there was none that could be read.
+    and round; of one that could not be read, :func:`unread` of its message.
     """
 
     code: Code
     site: str
-    instruction: str = ""
+    instruction: str
     signature: str = ""
 
     @property
@@ -147,6 +147,14 @@ class Declined:
     def signed(self, key: SigningKey) -> "Declined":
         """Return this refusal with the signature of ``key``."""
         return replace(self, signature=key.sign(Purpose.REFUSAL, self.statement))
+
+
+def unread(message: str) -> str:
+    """Return what a refusal answers where no order could be read: SHA-256 over the message's name.
+
+    Flower names each message once, so that what answers one answers no other.
+    """
+    return hashlib.sha256(f"message\n{message}".encode()).hexdigest()
 
 
 def payload_digest(update: Vector) -> str:
@@ -225,8 +233,7 @@ def decode_refusal(content: RecordDict) -> Declined | None:
     """Return the refusal, or ``None`` if ``content`` is not one.
 
     Raises:
-      WireError: A refusal that says anything but a known code, a site's name, a
-        digest and a signature.
+      WireError: It says anything but a known code, a site's name, a digest and a signature.
     """
     if "refusal" not in content:
         return None
@@ -234,8 +241,7 @@ def decode_refusal(content: RecordDict) -> Declined | None:
     fields = _fields(content, "refusal", REFUSAL_FIELDS)
     _matches(_SITE, fields, "site")
     _matches(_SIGNATURE, fields, "signature")
-    if fields["instruction"]:
-        _matches(_HEX, fields, "instruction")
+    _matches(_HEX, fields, "instruction")
     if fields["code"] not in set(Code):
         raise WireError("a refusal carries a code that is not in the closed list.")
     return Declined(**(fields | {"code": Code(fields["code"])}))

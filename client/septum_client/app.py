@@ -8,7 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from septum.errors import Code, LedgerError, Refusal, WireError
-from septum.wire import decode_instruction, encode_refusal, encode_release
+from septum.wire import decode_instruction, encode_refusal, encode_release, unread
 from septum_client import gate, orders
 from septum_client import train as training
 from septum_client.randomness import Source, system_source
@@ -55,7 +55,7 @@ class SiteApp(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer one message."""
         site: Site | None = None
-        answered = ""
+        answered = unread(message.metadata.message_id)
         try:
             site = Site.open(self._locate(context))
             if message.metadata.message_type != "train":

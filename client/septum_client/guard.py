@@ -116,14 +116,15 @@ class Refusing(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer one message, whatever it holds."""
-        from septum.wire import encode_refusal  # noqa: PLC0415 - imports torch
+        from septum.wire import encode_refusal, unread  # noqa: PLC0415 - imports torch
         from septum_client import orders  # noqa: PLC0415
         from septum_client.site import Site  # noqa: PLC0415
 
         del context
         site = Site.open(self._folder)
         site.log(self._refusal.code, self._refusal)
-        said = orders.declined(self._refusal.code, site=site, name=site.name, instruction="")
+        answered = unread(message.metadata.message_id)
+        said = orders.declined(self._refusal.code, site=site, name=site.name, instruction=answered)
         return Message(encode_refusal(said), reply_to=message)
 
 

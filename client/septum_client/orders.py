@@ -109,7 +109,7 @@ def declined(code: Code, *, site: Site | None, name: str, instruction: str) -> D
       code: The closed code.
       site: The hospital, if its directory could be opened.
       name: What to call it if not.
-      instruction: Digest of the order; empty if none could be read.
+      instruction: Digest of the order, or of its message (:func:`septum.wire.unread`).
     """
     said = Declined(code=code, site=site.name if site else name, instruction=instruction)
     if site is not None:

@@ -77,13 +77,14 @@ class Asking:
         """Count the answers that have come, one at a time: each holds a whole update."""
         for name in list(self.pending):
             for reply in self._pull(name):
-                node = self.pending.pop(reply.metadata.reply_to_message_id, None)
+                answers = reply.metadata.reply_to_message_id
+                node = self.pending.pop(answers, None)
                 if node is None:
                     continue  # what answers none of our messages is none of our answers
                 lost = reply.has_error() and self._asked[node] < self._tries
                 if lost:
                     self._failed.add(node)
-                self._tally.take(node, partial(read, reply, node), final=not lost)
+                self._tally.take(node, partial(read, reply, node), message=answers, final=not lost)
 
     def _pull(self, name: str) -> list[Message]:
         if self._allowance is not None:

@@ -9,7 +9,7 @@ from septum.errors import AdmissionError, SignatureError, WireError
 from septum.models import Vector
 from septum.signing import Purpose, verify
 from septum.study import Study
-from septum.wire import Declined, Instruction, Release
+from septum.wire import Declined, Instruction, Release, unread
 from septum_server.admission import admit
 from septum_server.arrivals import Arrivals, Arrived
 
@@ -117,13 +117,20 @@ class Tally:
         self._asked.add(node)
 
     def take(
-        self, node: int, read: Callable[[], Release | Declined], *, final: bool = True
+        self,
+        node: int,
+        read: Callable[[], Release | Declined],
+        *,
+        message: str = "",
+        final: bool = True,
     ) -> None:
         """Count one answer, or note why it does not count.
 
         Args:
           node: The node that was asked.
           read: Gives the answer, or raises AdmissionError or WireError.
+          message: Flower's name of the message that it answers, for a refusal by a node
+            that could not read the order in it; empty to hear no such refusal.
           final: Whether the node is not asked again in this round.
 
         Raises:
@@ -134,7 +141,7 @@ class Tally:
         try:
             answer = read()
             if isinstance(answer, Declined):
-                self._decline(node, answer)
+                self._decline(node, answer, message)
             else:
                 self._admit(node, answer)
         except (AdmissionError, WireError) as error:
@@ -146,9 +153,11 @@ class Tally:
             else:
                 self._refused[name] = reason
 
-    def _decline(self, node: int, declined: Declined) -> None:
+    def _decline(self, node: int, declined: Declined, message: str) -> None:
         self._verify(declined, Purpose.REFUSAL)
-        if declined.instruction not in {"", self.instruction.digest}:
+        if declined.instruction != self.instruction.digest and not (
+            message and declined.instruction == unread(message)
+        ):
             raise AdmissionError("REPLAYED: the refusal answers another order.")
         self._names.bind(node, declined.site)
         self._refused[declined.site] = declined.code.value

@@ -9,7 +9,7 @@ from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from septum.errors import Code
-from septum.wire import decode_refusal, decode_release, encode_instruction
+from septum.wire import decode_refusal, decode_release, encode_instruction, unread
 from septum_bench.seeded import SeededSource
 from septum_client import site as site_module
 from septum_client.app import NAMELESS, SiteApp, from_node_config
@@ -106,8 +106,11 @@ def _undecodable():
 @pytest.mark.parametrize("content", _undecodable().values(), ids=_undecodable())
 def test_content_that_cannot_be_decoded_gets_a_code(tiny, tmp_path, content, caplog, capfd):
     site = tiny.site(tmp_path / "s")
-    reply = ask(site.folder, content)
+    asked = message(content)
+    asked.metadata.__dict__["_message_id"] = "a message"
+    reply = ask(site.folder, asked)
     says(reply, Code.FIELD_NOT_ALLOWED)
+    assert decode_refusal(reply.content).instruction == unread("a message")
     out, err = capfd.readouterr()
     assert b"Mustermann" not in wire_bytes(reply)
     assert "Mustermann" not in caplog.text + out + err

@@ -15,7 +15,7 @@ from flwr.supernode.runtime import run_clientapp
 from septum.errors import Code, EngineError, Refusal
 from septum.fab import fab
 from septum.signing import Purpose, SigningKey, verify
-from septum.wire import Declined, decode_refusal, encode_refusal
+from septum.wire import Declined, decode_refusal, encode_refusal, unread
 from septum_client.guard import KEPT, Guard, Refusing, closed
 from septum_client.policy import Policy
 from septum_client.site import Site
@@ -35,7 +35,7 @@ def asked() -> Message:
 
 
 def refusal() -> RecordDict:
-    return encode_refusal(Declined(code=Code.NO_POLICY, site="north", instruction=""))
+    return encode_refusal(Declined(code=Code.NO_POLICY, site="north", instruction="0" * 64))
 
 
 @pytest.fixture
@@ -137,6 +137,7 @@ def test_a_refusal_of_a_bundle_is_signed_and_its_reason_stays_on_site(site_folde
     answer = Refusing(site_folder, why)(asked(), None)
     said = decode_refusal(answer.content)
     assert (said.code, said.site) == (Code.BUNDLE_NOT_ALLOWED, "north")
+    assert said.instruction == unread(asked().metadata.message_id), "an answer to no other message"
     public = SigningKey.load(site_folder / "signing.key").public
     verify(public, Purpose.REFUSAL, said.statement, said.signature)
     assert SECRET not in repr(answer.content)

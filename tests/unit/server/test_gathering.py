@@ -19,6 +19,7 @@ from septum.wire import (
     decode_instruction,
     encode_refusal,
     encode_release,
+    unread,
 )
 from septum_server import checkpoint, rounds
 from septum_server.bridge import RoundLoop
@@ -46,6 +47,7 @@ class World:
         self.asked = []
         self.after = dict.fromkeys(NODES, 10.0)
         self.script = {}
+        self.named = {}
 
     @property
     def clock(self):
@@ -83,6 +85,7 @@ class World:
 
     def answer(self, node, message):
         order = decode_instruction(message.content)
+        self.named[NODES.get(node)] = message.metadata.message_id
         tries = sum(asked == node for asked, _ in self.asked)
         said = self.script.get(node, honest)(self, NODES.get(node, "elsewhere"), order, tries)
         if isinstance(said, Error):
@@ -110,6 +113,12 @@ def declines(code):
         return encode_refusal(said.signed(world.tiny.key(site)))
 
     return say
+
+
+def cannot_read(world, site, order, tries):
+    """Refuse the message itself, as a hospital does that finds no order in it."""
+    said = Declined(code=Code.FIELD_NOT_ALLOWED, site=site, instruction=unread(world.named[site]))
+    return encode_refusal(said.signed(world.tiny.key(site)))
 
 
 def crashes(times):
@@ -375,3 +384,26 @@ def test_a_server_that_does_not_answer_is_nobodys_bad_answer(tiny, tmp_path):
     world.script[3] = down
     with pytest.raises(httpx.ConnectError):
         run(world, tiny, tmp_path / "run")
+
+
+def test_a_refusal_of_an_order_that_could_not_be_read_is_an_answer_to_that_message_alone(
+    tiny, tmp_path
+):
+    world = World(tiny)
+    world.script[4] = cannot_read
+    _, (entry,) = run(world, tiny, tmp_path / "first")
+    assert entry.refused == {"west": Code.FIELD_NOT_ALLOWED}
+    # Whoever kept it says it again, in the next round: its message was answered already.
+    world.named["west"] = "4-2"
+    kept = cannot_read(world, "west", None, 0)
+    world = World(tiny)
+    tries = []
+
+    def replays(world, site, order, times):
+        tries.append(order.round)
+        return kept if order.round == 2 else honest(world, site, order, times)
+
+    world.script[4] = replays
+    _, entries = run(world, tiny, tmp_path / "second", rounds=2)
+    assert [entry.refused for entry in entries] == [{}, {"west": "REPLAYED"}]
+    assert tries == [1, 2]
