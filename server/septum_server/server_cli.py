@@ -25,7 +25,7 @@ Folder = Annotated[
 def add_server_verbs(app: typer.Typer) -> None:
     """Add ``septum server`` to the command line."""
     server = typer.Typer(help="The coordinator's server: keys, certificates, operators, processes.")
-    for verb in (init, up, renew, revoke):
+    for verb in (init, show, up, renew, revoke):
         server.command()(verb)
     server.command("operator")(operator)
     server.command("operators")(operators)
@@ -69,6 +69,19 @@ def init(
     made = Coordinator.create(folder, settings, now=datetime.now(UTC))
     typer.echo(f"Made a coordinator in {folder}, for hospitals at {address}.")
     typer.echo(f"Fingerprint, to be read out to each hospital: {fingerprint(made.public)}")
+
+
+def show(folder: Folder = Path("coordinator")) -> None:
+    """Show the fingerprint that hospitals compare, the address, and how long the certificate lasts.
+
+    [dim]Example:[/dim]  septum server show --folder /srv/septum
+    """
+    from septum.signing import fingerprint  # noqa: PLC0415
+
+    coordinator = opened(folder)
+    typer.echo(f"Fingerprint, to be read out to each hospital: {fingerprint(coordinator.public)}")
+    typer.echo(f"Address, as hospitals reach it: {coordinator.settings.address}")
+    typer.echo(f"Days left of its certificate: {coordinator.days_left(now=datetime.now(UTC))}")
 
 
 def up(folder: Folder = Path("coordinator")) -> None:

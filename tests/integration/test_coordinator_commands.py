@@ -69,6 +69,10 @@ def test_from_nothing_to_two_invitations(septum, hospitals, tmp_path):
     assert code == 0, err
     key = Coordinator.open(tmp_path / "coordinator").public
     assert fingerprint(key) in out
+    code, out, err = septum("server", "show")
+    assert code == 0, err
+    said = dict(line.rsplit(": ", 1) for line in out.splitlines())
+    assert list(said.values()) == [fingerprint(key), "fl.example.org:8443", "89"]
     code, out, err = new(septum, hospitals, *DECLARED, "--approval", "17/2026@Ethics committee")
     assert code == 0, err
     study = load(tmp_path / "study.toml")
