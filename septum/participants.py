@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from septum import node_key
+from septum.plain_text import PLAIN
 from septum.training import Part
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -50,8 +51,8 @@ class Approval(Part):
       expires: Its last day, in UTC; empty if it has none.
     """
 
-    number: str = Field(min_length=1, max_length=100)
-    body: str = Field(min_length=1, max_length=200)
+    number: Annotated[str, PLAIN] = Field(min_length=1, max_length=100)
+    body: Annotated[str, PLAIN] = Field(min_length=1, max_length=200)
     expires: Day = ""
 
 

@@ -1,4 +1,23 @@
-"""Another party's words, shown so that nothing in them acts on the screen that shows them."""
+"""Another party's words: of letters alone, and shown so that nothing acts on a screen."""
+
+import unicodedata
+from typing import Final
+
+from pydantic import AfterValidator
+
+_ACTING: Final = frozenset({"Cc", "Cf", "Zl", "Zp"})
+"""Controls, direction marks and other signs without a form, and breaks of lines."""
+
+
+def _plain(text: str) -> str:
+    for letter in text:
+        if unicodedata.category(letter) in _ACTING:
+            raise ValueError(f"holds U+{ord(letter):04X}, a character that acts and is not read")
+    return text
+
+
+PLAIN: Final = AfterValidator(_plain)
+"""What a person's free text must pass: no character that would act on a screen or a log."""
 
 
 def visible(text: str) -> str:

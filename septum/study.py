@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import tomlkit
 from pydantic import Field, ValidationError, model_validator
@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from septum.data import Data, Reference, Task
 from septum.errors import ConfigError, explain
 from septum.participants import Approval, Day, Name, Participant, Participation, PublicKey
+from septum.plain_text import PLAIN
 from septum.privacy import Clipping, Mechanism
 from septum.toml_text import TomlError, as_json
 from septum.training import Aggregation, Part, Training
@@ -93,8 +94,8 @@ class Privacy(Part):
 class Study(Part):
     """A study, parsed and checked.
 
-    ``purpose`` is for people. ``purpose_of_use`` and ``commercial`` are what each
-    hospital holds against its patients' consent before every round. ``recipients``
+    ``purpose`` is for people, on one line. ``purpose_of_use`` and ``commercial`` are
+    what each hospital holds against its patients' consent before every round. ``recipients``
     is who gets the model: ``participants`` (the hospitals and their coordinator),
     ``public`` (anybody), or the name of an organisation. ``coordinator`` is the key
     that signs the study and each of its orders; empty in a study that nobody
@@ -108,7 +109,7 @@ class Study(Part):
 
     format: Literal[1] = 1
     name: Name
-    purpose: str = Field(min_length=1, max_length=500)
+    purpose: Annotated[str, PLAIN] = Field(min_length=1, max_length=500)
     purpose_of_use: PurposeOfUse = "HRESCH"
     commercial: bool = False
     recipients: tuple[Name, ...] = Field(("participants",), min_length=1)

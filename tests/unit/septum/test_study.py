@@ -10,6 +10,7 @@ from septum.errors import ConfigError
 from septum.study import PurposeOfUse, Reference, Study, load, parse
 
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True)
+words = st.characters(exclude_categories=("Cs", "Cc", "Cf", "Zl", "Zp"))
 positive = st.floats(1e-6, 1e6)
 
 
@@ -21,7 +22,7 @@ def studies(draw):
     return Study.model_validate(
         {
             "name": draw(names),
-            "purpose": draw(st.text(min_size=1, max_size=40)),
+            "purpose": draw(st.text(words, min_size=1, max_size=40)),
             "purpose_of_use": draw(st.sampled_from(get_args(PurposeOfUse))),
             "commercial": draw(st.booleans()),
             "rounds": draw(st.integers(1, 10_000)),
@@ -291,3 +292,31 @@ def test_a_purpose_that_no_record_of_consent_can_name_is_refused(tiny, key, valu
     fields = tiny.study().model_dump(mode="json") | {key: value}
     with pytest.raises(ConfigError, match=key):
         parse(tomlkit.dumps(fields))
+
+
+ACTING = ["\x1b[2K", "\n", "\t", "\x00", "\x9b2J", "\u202e", "\u200b", "\u2028", "\ufeff"]
+FREE = [
+    ("purpose", lambda text: {"purpose": text}),
+    ("approvals.0.number", lambda text: {"approvals": [{"number": text, "body": "IRB"}]}),
+    ("approvals.0.body", lambda text: {"approvals": [{"number": "17", "body": text}]}),
+    ("name", lambda text: {"name": text}),
+    ("recipients.0", lambda text: {"recipients": [text]}),
+    ("data.labels.0", lambda text: {"data": {"labels": [text]}}),
+]
+
+
+@pytest.mark.parametrize("acting", ACTING, ids=ascii)
+@pytest.mark.parametrize(("key", "part"), FREE, ids=[key for key, _ in FREE])
+def test_a_character_that_acts_is_refused_in_every_text_by_its_key(tiny, key, part, acting):
+    for text in (f"sick{acting}", f"{acting}sick", f"si{acting}ck"):
+        fields = tiny.study().model_dump(mode="json")
+        for name, value in part(text).items():
+            fields[name] = fields[name] | value if isinstance(value, dict) else value
+        with pytest.raises(ConfigError) as refused:
+            parse(tomlkit.dumps(fields))
+        assert f": {key}: " in refused.value.message
+
+
+def test_a_purpose_in_any_script_is_taken(tiny):
+    purpose = "Détecter l’épanchement : 胸水を見つける (Flüssigkeit, jusqu’à 5\u00a0mm)"
+    assert parse(tiny.study(purpose=purpose).to_toml()).purpose == purpose
