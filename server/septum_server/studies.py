@@ -3,6 +3,7 @@
 import shutil
 from datetime import date
 from pathlib import Path
+from typing import Final
 
 from septum.bundle import SUFFIX, weights_of
 from septum.errors import ConfigError, EngineError, SeptumError
@@ -16,6 +17,8 @@ from septum_server.control import Control
 from septum_server.coordinator import Coordinator
 from septum_server.launch import desk
 from septum_server.status import Standing, standing
+
+KILLED: Final = "If its process was killed, Flower notices within a minute: wait, then resume."
 
 
 def sign_study(
@@ -125,9 +128,12 @@ def begin(
         raise EngineError("the study has not begun.", remedy=f"septum study start {short}")
     going = [run for run in control.runs(digest) if not run.ended]
     if going:
+        # Not cut short by looking for its process: a hospital that still trains for a run that
+        # died, and is asked for the same round by the next, has lost that round.
+        killed = f" {KILLED}" if resume else ""
         raise EngineError(
             f"the study runs already, as run {going[0].number}.",
-            remedy=f"Watch it with `septum study status {short}`, or stop it first.",
+            remedy=f"Watch it with `septum study status {short}`, or stop it first.{killed}",
         )
     return control.start(digest)
 

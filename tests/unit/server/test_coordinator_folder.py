@@ -263,8 +263,14 @@ def test_a_study_begins_once_and_resumes_what_began(made, signed):
         begin(made, control, digest, resume=True, today=TODAY)
     assert begin(made, control, digest, resume=False, today=TODAY) == 7
     going = Controlled(Run(number=7, study=digest, status="running", details=""))
-    with pytest.raises(EngineError, match="runs already, as run 7"):
+    with pytest.raises(EngineError, match="runs already, as run 7") as refused:
         begin(made, going, digest, resume=False, today=TODAY)
+    assert "killed" not in refused.value.remedy
+    begun = checkpoint.Checkpoint(digest=digest, round=0, model=np.zeros(3, dtype=np.float32))
+    checkpoint.save(made.run_folder(digest), begun)
+    with pytest.raises(EngineError, match="runs already, as run 7") as refused:
+        begin(made, going, digest, resume=True, today=TODAY)
+    assert "If its process was killed, Flower notices within a minute" in refused.value.remedy
     for done, resume, word in ((1, False, "1 finished rounds"), (2, True, "finished all")):
         done_so_far = checkpoint.Checkpoint(
             digest=digest, round=done, model=np.zeros(3, dtype=np.float32)
