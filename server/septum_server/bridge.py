@@ -79,6 +79,7 @@ class RoundLoop:
         self._names = Names(study)
         self._keys = sites_by_key(study)
         self._started = clock.now()
+        self._before = {entry.round: entry for entry in rounds.read(folder)}
         self._last: dict[str, Arrived] = {}
         self._kept: Arrivals | None = None
         self._allowance: inflation.Allowance | None = None
@@ -149,12 +150,12 @@ class RoundLoop:
           EngineError: Below the quorum, and ``last``.
         """
         releases, order = tally.releases, tally.instruction
-        before = {entry.round: entry for entry in rounds.read(self._folder)}.get(order.round)
-        entry = self._record(tally)
+        entry, before = self._record(tally), self._before.get(tally.instruction.round)
         least = self._study.strategy.minimum_sites
         if len(releases) < least:
             # What one hospital says must not waste what the others spent: they answer the same
-            # order again at no charge, and a round is given up once the loss is said again.
+            # order again at no charge. A round is given up once the loss is said again to a
+            # later run: a person was in between, and who was still training has ended.
             lost = entry.lost & before.lost if before else frozenset()
             hopeless = len(entry.asked) - len(lost) < least
             if not (last or hopeless):

@@ -85,14 +85,14 @@ class Hospitals:
 def hospitals(tiny, tmp_path, monkeypatch):
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    signed = tiny.signed(tiny.study(rounds=2, strategy={"minimum_sites": 3}))
-    return Hospitals(tmp_path, signed, tiny)
+    parts = {"rounds": 2, "strategy": {"minimum_sites": 3}}
+    return lambda **more: Hospitals(tmp_path, tiny.signed(tiny.study(**parts, **more)), tiny)
 
 
 def test_a_round_that_one_hospital_says_is_lost_is_asked_again_and_everybody_charged_once(
     hospitals,
 ):
-    said = []
+    hospitals, said = hospitals(), []
     hospitals.lies = lambda order: order.round == 1 and not said and said.append(order) is None
     with pytest.raises(EngineError, match="south: SITE_211") as ended:
         hospitals.run()
@@ -106,6 +106,7 @@ def test_a_round_that_one_hospital_says_is_lost_is_asked_again_and_everybody_cha
 
 
 def test_who_says_so_again_is_named_each_time_and_costs_the_others_that_round_alone(hospitals):
+    hospitals = hospitals()
     hospitals.lies = lambda order: order.round == 1
     model = to_vector(network_of(hospitals.study))
     for remedy in ("Ask south", "given up"):
@@ -120,3 +121,17 @@ def test_who_says_so_again_is_named_each_time_and_costs_the_others_that_round_al
     assert hospitals.charged() == [2, 1, 2]
     kept = checkpoint.load(hospitals.folder / "run" / "round-00001.npz")
     assert np.array_equal(kept.model, model)
+
+
+def test_retries_within_one_run_give_no_round_up(hospitals):
+    hospitals = hospitals(participation={"dropout": "retry", "retries": 2})
+    run = []  # a hospital that still trains for the run before says it to every try of this one
+    hospitals.lies = lambda order: len(run) == 1
+    run.append(1)
+    with pytest.raises(EngineError, match="south: SITE_211"):
+        hospitals.run()
+    assert len(hospitals.orders) == 3 * len(NODES)
+    run.append(2)
+    hospitals.run()
+    assert [entry.complete for entry in rounds.read(hospitals.folder / "run")] == [True, True]
+    assert hospitals.charged() == [2, 2, 2]

@@ -146,8 +146,11 @@ def test_below_the_minimum_the_run_ends_and_the_model_stays(round_, tiny):
     assert entry.refused == {"south": "SITE_210", "west": "NO_ANSWER"}
 
 
-def test_a_round_that_is_said_to_be_lost_twice_is_given_up_with_its_model_unchanged(round_):
+def test_a_round_that_is_said_to_be_lost_to_two_runs_is_given_up_with_its_model_unchanged(
+    tiny, tmp_path
+):
     for times in (1, 2):
+        round_ = Round(tiny, tmp_path / "run")
         round_.ask()
         lost = [
             round_.reply(node, round_.refusal(site, Code.ROUND_ALREADY_CHARGED))
@@ -164,8 +167,8 @@ def test_a_round_that_is_said_to_be_lost_twice_is_given_up_with_its_model_unchan
 
 
 def test_two_hospitals_that_each_lose_a_round_once_do_not_end_it(tiny, tmp_path):
-    made = Round(tiny, tmp_path / "run", strategy={"minimum_sites": 3})
     for claims in ("south", "west"):
+        made = Round(tiny, tmp_path / "run", strategy={"minimum_sites": 3})
         made.ask()
         said = [
             made.refusal(site, Code.ROUND_ALREADY_CHARGED) if site == claims else made.release(site)
