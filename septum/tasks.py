@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 import torch
-from monai.losses.dice import DiceLoss
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -182,6 +181,8 @@ class Segmentation(Task):
     def __init__(self, classes: int, *, class_weight: tuple[float, ...] = ()) -> None:
         self.outputs = classes + 1
         self._weight = torch.tensor((1.0, *class_weight)) if class_weight else None
+        from monai.losses.dice import DiceLoss  # noqa: PLC0415 - imports all of MONAI, for masks alone
+
         self._dice = DiceLoss(
             include_background=False,
             softmax=True,

@@ -16,15 +16,18 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from septum.errors import Code, WireError
-from septum.models import Vector
 from septum.signing import Purpose, SigningKey, Value
+
+if TYPE_CHECKING:
+    from septum.models import Vector  # imports torch, of which a message needs nothing
 
 MAX_PARAMETERS: Final = 200_000_000
 
@@ -69,18 +72,20 @@ class Instruction:
 
     study: str
     round: int
-    model: Vector
+    model: "Vector"
     deadline: int = 0
     signature: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over study, round and model: what a release says it answers.
 
         Not over the deadline: an order repeated after a crash is the same order.
+        Taken once: a model of many parameters takes long, and an order never changes.
         """
-        head = f"{self.study}\n{self.round}\n".encode()
-        return hashlib.sha256(head + self.model.tobytes()).hexdigest()
+        made = hashlib.sha256(f"{self.study}\n{self.round}\n".encode())
+        made.update(np.ascontiguousarray(self.model).data)
+        return made.hexdigest()
 
     @property
     def statement(self) -> dict[str, Value]:
@@ -110,7 +115,7 @@ class Release:
     noise_multiplier: float
     max_grad_norm: float
     ledger_head: str
-    update: Vector
+    update: "Vector"
     metrics: Mapping[str, int | float] = field(default_factory=dict)
     signature: str = ""
 
@@ -157,9 +162,9 @@ def unread(message: str) -> str:
     return hashlib.sha256(f"message\n{message}".encode()).hexdigest()
 
 
-def payload_digest(update: Vector) -> str:
+def payload_digest(update: "Vector") -> str:
     """Return the SHA-256 of a release's vector: what a ledger says left the site."""
-    return hashlib.sha256(update.tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(update).data).hexdigest()
 
 
 def encode_instruction(instruction: Instruction) -> RecordDict:
@@ -188,7 +193,8 @@ def decode_instruction(content: RecordDict) -> Instruction:
         raise WireError(f"round is {fields['round']} and must be at least 1.")
     if fields["deadline"] < 0:
         raise WireError(f"deadline is {fields['deadline']} and must be at least 0.")
-    return Instruction(**fields, model=_vector(content, "model"))
+    # A copy, which training may write to.
+    return Instruction(**fields, model=np.array(_vector(content, "model")))
 
 
 def encode_release(release: Release) -> RecordDict:
@@ -205,6 +211,9 @@ def encode_release(release: Release) -> RecordDict:
 
 def decode_release(content: RecordDict) -> Release:
     """Read a release; the counterpart of :func:`encode_release`.
+
+    Guarantees:
+      - Its update is not copied: it is read-only, and lives as long as ``content``'s bytes.
 
     Raises:
       WireError: Any record, name, type, shape or size outside the tables, or a
@@ -247,11 +256,11 @@ def decode_refusal(content: RecordDict) -> Declined | None:
     return Declined(**(fields | {"code": Code(fields["code"])}))
 
 
-def _vector_record(vector: Vector) -> ArrayRecord:
+def _vector_record(vector: "Vector") -> ArrayRecord:
     return ArrayRecord({"vector": Array(np.ascontiguousarray(vector, dtype=np.float32))})
 
 
-def _vector(content: RecordDict, name: str) -> Vector:
+def _vector(content: RecordDict, name: str) -> "Vector":
     if name not in content.array_records:
         raise WireError(f"record {name!r} is not an array record.")
     record = content.array_records[name]
@@ -273,7 +282,8 @@ def _vector(content: RecordDict, name: str) -> Vector:
     size = len(array.data) - stored.tell()
     if not whole or declared != ((count,), False, np.dtype("<f4")) or size != 4 * count:
         raise WireError(f"{name} is not the array that its header declares.")
-    return np.frombuffer(array.data, dtype="<f4", offset=stored.tell()).astype(np.float32)
+    read = np.frombuffer(array.data, dtype="<f4", offset=stored.tell())
+    return read.astype(np.float32, copy=False)
 
 
 def _exactly(record: Mapping[str, object], names: set[str]) -> None:

@@ -1,12 +1,12 @@
 """MONAI networks made fit for per-patient privacy, and the check that refuses the rest."""
 
 import math
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Final, cast
 
 import torch
-from monai.networks.blocks.activation import MemoryEfficientSwish, Swish
-from monai.networks.layers.drop_path import DropPath
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,7 +15,6 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from septum.errors import Code, Refusal
 from septum.models.oriented import OrientedEnergy
-from septum.models.rewritten import Windows, rewrite
 from septum.models.small import BandPass
 from septum.models.transformer import Positions
 
@@ -31,8 +30,8 @@ _SPREADS: Final = {
     3: functional.conv_transpose3d,
 }
 
-CONSTANT: Final = (BandPass, OrientedEnergy, Positions, Windows)
-"""Layers whose buffers are public constants, which no training changes."""
+CONSTANT: Final = (BandPass, OrientedEnergy, Positions)
+"""Our layers whose buffers are public constants, which no training changes."""
 
 
 class SubPixel(nn.Module):
@@ -110,9 +109,10 @@ def convert(model: nn.Module) -> nn.Module:
       - A layer used in several places is replaced by one layer.
     """
     made: dict[nn.Module, nn.Module] = {}
-    rewrite(model)
+    theirs = _monai()
     for parent in list(model.modules()):
-        rewrite(parent)
+        if theirs is not None:
+            theirs.rewrite(parent)
         if hasattr(parent, "inplace"):
             setattr(parent, "inplace", False)  # noqa: B010 - typed as a submodule otherwise
         for name, child in list(parent._modules.items()):
@@ -135,10 +135,12 @@ def check_private(model: nn.Module) -> None:
     Raises:
       Refusal: With :attr:`Code.UNKNOWN_LAYER`, naming the layer.
     """
+    theirs = _monai()
+    constant = CONSTANT if theirs is None else (*CONSTANT, theirs.Windows)
     for name, module in model.named_modules():
         mixes = isinstance(module, _BatchNorm)
         keeps = next(module.buffers(recurse=False), None) is not None
-        if mixes or (keeps and not isinstance(module, CONSTANT)):
+        if mixes or (keeps and not isinstance(module, constant)):
             raise Refusal(
                 Code.UNKNOWN_LAYER,
                 f"layer {name or 'at the top'} ({type(module).__name__}) can keep statistics "
@@ -153,6 +155,18 @@ def check_private(model: nn.Module) -> None:
             )
 
 
+def _monai() -> ModuleType | None:
+    """Return what is done to MONAI's layers, or ``None`` where nothing can hold one.
+
+    Importing MONAI takes a process longer than a round of a small network does.
+    """
+    if "monai" not in sys.modules:
+        return None
+    from septum.models import rewritten  # noqa: PLC0415 - imports more of MONAI
+
+    return rewritten
+
+
 def _converted(layer: nn.Module) -> nn.Module:
     if isinstance(layer, _BatchNorm):
         norm = nn.GroupNorm(math.gcd(_GROUPS, layer.num_features), layer.num_features)
@@ -161,10 +175,12 @@ def _converted(layer: nn.Module) -> nn.Module:
             _write(norm.weight, layer.weight.detach())
             _write(norm.bias, layer.bias.detach())
         return norm
-    if isinstance(layer, _DropoutNd | DropPath):
+    if isinstance(layer, _DropoutNd):
         return nn.Identity()
-    if isinstance(layer, MemoryEfficientSwish) or (isinstance(layer, Swish) and layer.alpha == 1):
-        return nn.SiLU()
+    theirs = _monai()
+    plainer: nn.Module | None = theirs.plainer(layer) if theirs is not None else None
+    if plainer is not None:
+        return plainer
     plain = isinstance(layer, _ConvTransposeNd) and set(layer.dilation) == {1} == {layer.groups}
     if isinstance(layer, _ConvTransposeNd) and plain:
         apart = layer.kernel_size == layer.stride and not any(layer.output_padding)

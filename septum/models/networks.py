@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from monai.networks import nets
-from monai.networks.nets.resnet import get_inplanes
 from torch import nn
 
 from septum.models.oriented import SIDE, OrientedLinear
@@ -73,6 +71,13 @@ class Network:
     source: str
 
 
+def _nets() -> Any:
+    """Return MONAI's networks; importing them takes longer than a round of a small network."""
+    from monai.networks import nets  # noqa: PLC0415 - see above
+
+    return nets
+
+
 def _small_cnn(shape: Shape) -> nn.Module:
     return SmallCNN(shape.channels, shape.outputs, dims=shape.dims)
 
@@ -84,10 +89,10 @@ def _oriented_linear(shape: Shape) -> nn.Module:
 def _resnet18(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.ResNet(
+        _nets().ResNet(
             block="basic",
             layers=[2, 2, 2, 2],
-            block_inplanes=get_inplanes(),
+            block_inplanes=_nets().resnet.get_inplanes(),
             spatial_dims=shape.dims,
             n_input_channels=shape.channels,
             num_classes=shape.outputs,
@@ -98,7 +103,7 @@ def _resnet18(shape: Shape) -> nn.Module:
 def _densenet121(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.DenseNet121(
+        _nets().DenseNet121(
             spatial_dims=shape.dims, in_channels=shape.channels, out_channels=shape.outputs
         ),
     )
@@ -107,7 +112,7 @@ def _densenet121(shape: Shape) -> nn.Module:
 def _efficientnet_b0(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.EfficientNet(
+        _nets().EfficientNet(
             blocks_args_str=list(_B0),
             spatial_dims=shape.dims,
             in_channels=shape.channels,
@@ -122,7 +127,7 @@ def _efficientnet_b0(shape: Shape) -> nn.Module:
 def _seresnet50(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.SEResNet50(
+        _nets().SEResNet50(
             spatial_dims=shape.dims,
             in_channels=shape.channels,
             num_classes=shape.outputs,
@@ -139,7 +144,7 @@ def _vit(shape: Shape) -> nn.Module:
 def _unet(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.UNet(
+        _nets().UNet(
             spatial_dims=shape.dims,
             in_channels=shape.channels,
             out_channels=shape.outputs,
@@ -154,7 +159,7 @@ def _unet(shape: Shape) -> nn.Module:
 def _segresnet(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.SegResNet(
+        _nets().SegResNet(
             spatial_dims=shape.dims,
             in_channels=shape.channels,
             out_channels=shape.outputs,
@@ -166,7 +171,7 @@ def _segresnet(shape: Shape) -> nn.Module:
 def _dynunet(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.DynUNet(
+        _nets().DynUNet(
             spatial_dims=shape.dims,
             in_channels=shape.channels,
             out_channels=shape.outputs,
@@ -182,7 +187,7 @@ def _dynunet(shape: Shape) -> nn.Module:
 def _swin_unetr(shape: Shape) -> nn.Module:
     return cast(
         nn.Module,
-        nets.SwinUNETR(
+        _nets().SwinUNETR(
             spatial_dims=shape.dims,
             in_channels=shape.channels,
             out_channels=shape.outputs,

@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Final, cast
 
 import torch
+from monai.networks.blocks.activation import MemoryEfficientSwish, Swish
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer, ResidualSELayer, SEBlock
+from monai.networks.layers.drop_path import DropPath
 from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.efficientnet import MBConvBlock
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
@@ -171,3 +173,15 @@ def rewrite(module: nn.Module) -> None:
         table = module.relative_position_bias_table.detach()
         del module.relative_position_bias_table
         module.register_buffer("relative_position_bias_table", table)
+
+
+def plainer(layer: nn.Module) -> nn.Module | None:
+    """Return torch's own layer that computes the same without a draw or a trick, if there is one.
+
+    Stochastic depth goes: no round draws from torch's global generator.
+    """
+    if isinstance(layer, DropPath):
+        return nn.Identity()
+    if isinstance(layer, MemoryEfficientSwish) or (isinstance(layer, Swish) and layer.alpha == 1):
+        return nn.SiLU()
+    return None
