@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ADAM_BETAS: Final = (0.9, 0.999)
 ADAM_EPSILON: Final = 1e-8
 
-_PART: Final = 1 << 20  # numbers whose squares are held at once
+_PART: Final = 1 << 16  # numbers whose squares are held at once, in a processor's cache
 
 
 def update_norm_bound(mechanism: "Mechanism", training: "Training", *, parameters: int) -> float:
@@ -73,9 +73,13 @@ def adam_reach(step: int) -> float:
 def update_norm(update: "Vector") -> float:
     """Return the L2 norm of an update, float32 (params,), summed in float64.
 
-    By parts, since a copy of a large update would be large; and not by
+    By parts, since a copy of a large update would be large and slow; and not by
     ``np.linalg.norm``, for which BLAS would wake a thread per core. What is not
     finite in the update makes the norm not finite.
     """
-    parts = (update[start : start + _PART] for start in range(0, len(update), _PART))
-    return math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
+    held = np.empty(min(_PART, len(update)), dtype=np.float64)
+    total = 0.0
+    for start in range(0, len(update), _PART):
+        part = update[start : start + _PART]
+        total += float(np.square(part, out=held[: len(part)], dtype=np.float64).sum())
+    return math.sqrt(total)

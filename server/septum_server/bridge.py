@@ -198,7 +198,9 @@ class RoundLoop:
             for site in asked
             if site not in releases and site not in tally.refused
         }
-        scores, alarms = noise_score.scores(releases, study=self._study, previous=self._last)
+        scores, alarms = noise_score.scores(
+            releases, study=self._study, previous=self._last, looks=tally.looks
+        )
         size = len(tally.instruction.model)
         for site, release in releases.items():
             part = share(release.stated, study=self._study, parameters=size)

@@ -42,17 +42,20 @@ _SLACK: Final = 0.05
 _BLOCK: Final = 1024
 """Weights of a stretch that is looked at by itself."""
 
-_PART: Final = 1 << 20
-"""Weights of one release that are looked at together, a multiple of a block."""
+_PART: Final = 1 << 6
+"""Blocks that are looked at together: they stay in a processor's cache."""
 
 _ENOUGH: Final = 1 << 20
 """Weights whose median stands for all."""
 
-_AT_ONCE: Final = 1 << 24
+_AT_ONCE: Final = 1 << 23
 """Numbers of all releases together that are compared at a time."""
 
-_COMPARED: Final = 1 << 35
-"""Products that comparing every pair may cost; beyond it, stretches of the weights are compared."""
+_COMPARED: Final = 1 << 30
+"""Products that comparing every pair should cost."""
+
+_FEWEST, _MOST = 1 << 18, 1 << 21
+"""Weights of each release that are compared at least, whatever it costs, and at most."""
 
 _RESOLVED: Final = 0.95
 """A threshold beyond which a score tells nothing."""
@@ -109,11 +112,27 @@ class Implied:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one release alone shows: its scores, and the alarms that these raise."""
+
+    scores: Mapping[str, float]
+    alarms: tuple[str, ...]
+
+
+def look(release: Loud, study: Study) -> Look:
+    """Return what ``release`` alone shows; see :func:`scores`."""
+    known, made = Implied.of(release, study), dict[str, float]()
+    alarms = () if known is None else tuple(_loudness(release.site, release.update, known, made))
+    return Look(scores=made, alarms=alarms)
+
+
 def scores(
     releases: Mapping[str, Loud],
     *,
     study: Study,
     previous: Mapping[str, Loud] = MappingProxyType({}),
+    looks: Mapping[str, Look] = MappingProxyType({}),
 ) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
     """Return each site's scores of one round, and the alarms.
 
@@ -128,6 +147,7 @@ def scores(
       releases: The admitted ones, by site.
       study: Learning rate, optimizer, steps and divisors.
       previous: Each site's release of the round before, where there is one.
+      looks: What :func:`look` made of some of the releases when they came.
 
     Guarantees:
       - A site that does what it states raises an alarm less than once in ten
@@ -138,10 +158,9 @@ def scores(
     alarms: list[str] = []
     implied = {site: Implied.of(release, study) for site, release in releases.items()}
     for site, release in sorted(releases.items()):
-        known = implied[site]
-        made[site] = {}
-        if known is not None:
-            alarms += _loudness(site, release.update, known, made[site])
+        looked = looks.get(site) or look(release, study)
+        made[site] = dict(looked.scores)
+        alarms += looked.alarms
     order = sorted(releases)
     before = [site for site in order if site in previous]
     told = [*(releases[site] for site in order), *(previous[site] for site in before)]
@@ -179,11 +198,7 @@ def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float
     spread = np.abs(update[:: -(-count // _ENOUGH)])
     medians = {"noise": (NOISE_LOW, float(np.median(spread)), len(spread))}
     if count >= 2 * _BLOCK:
-        least = min(
-            float(np.median(np.abs(stretch.reshape(-1, _BLOCK)), axis=1).min())
-            for stretch in _stretches(update[: count // _BLOCK * _BLOCK])
-        )
-        medians["noise_least"] = (NOISE_LOW_SOMEWHERE, least, _BLOCK)
+        medians["noise_least"] = (NOISE_LOW_SOMEWHERE, _least_median(update), _BLOCK)
     for name, (alarm, median, size) in medians.items():
         floor = 1.0 - _SLACK - _SIGMAS * _MEDIAN_SPREAD / math.sqrt(size)
         if floor <= 1.0 - _RESOLVED:
@@ -197,9 +212,19 @@ def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float
         yield f"{site}: {NORM_HIGH} {made['norm']:.3f} of what the mechanism makes (most 1)"
 
 
-def _stretches(update: Vector) -> Iterable[Vector]:
-    """Return the update in parts whose copies are small; all but the last are whole blocks."""
-    return (update[start : start + _PART] for start in range(0, len(update), _PART))
+def _least_median(update: Vector) -> float:
+    """Return the median of the quietest whole block; counting spares most blocks the sorting."""
+    blocks = update[: len(update) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    held = np.empty((min(_PART, len(blocks)), _BLOCK), dtype=np.float32)
+    least = math.inf
+    for start in range(0, len(blocks), _PART):
+        part = blocks[start : start + _PART]
+        sizes = np.abs(part, out=held[: len(part)])
+        # A median below the least so far has half of its block below it.
+        sizes = sizes[np.count_nonzero(sizes < least, axis=1) >= _BLOCK // 2]
+        if len(sizes):
+            least = min(least, float(np.median(sizes, axis=1).min()))
+    return least
 
 
 def _likeness_limit(both: list[Implied], size: int) -> float | None:
@@ -215,19 +240,25 @@ def _likeness_limit(both: list[Implied], size: int) -> float | None:
 def _likenesses(releases: Sequence[Loud]) -> tuple[npt.NDArray[np.float64], int]:
     """Return the correlation of every pair, and of how many weights.
 
-    Stretch by stretch, so that no more than :data:`_AT_ONCE` numbers are held.
-    Where comparing all weights of so many would cost too much, every stretch
-    gives the same share of itself.
+    Of weights that would cost too much, blocks at equal distances are compared; of
+    these, so many at a time that no more than :data:`_AT_ONCE` numbers are held.
     """
     count = len(releases)
     size = min((len(release.update) for release in releases), default=0)
-    share = min(1.0, _COMPARED / max(1, size * count**2))
-    each = max(1, _AT_ONCE // max(1, count))
-    products, compared = np.zeros((count, count)), 0
-    for start in range(0, size, each):
-        stop = start + max(1, int(share * (min(start + each, size) - start)))
-        part = np.stack([release.update[start:stop] for release in releases]).astype(np.float64)
-        products += part @ part.T
-        compared += stop - start
+    block = max(1, min(_BLOCK, size))
+    wanted = min(_MOST, max(_FEWEST, _COMPARED // max(1, count**2)))
+    every = max(1, round(size / wanted))
+    blocks = -(-(size // block) // every)
+    each = max(1, _AT_ONCE // (block * max(1, count)))
+    products = np.zeros((count, count))
+    for first in range(0, blocks, each):
+        held = min(each, blocks - first)
+        part = np.empty((count, held, block), dtype=np.float32)
+        chosen = slice(first * every, (first + held - 1) * every + 1, every)
+        for row, release in zip(part, releases, strict=True):
+            row[:] = release.update[: size // block * block].reshape(-1, block)[chosen]
+        together = part.reshape(count, -1)
+        products += together @ together.T
     norms = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
-    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0), compared
+    alike = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+    return alike, blocks * block

@@ -12,6 +12,7 @@ from septum.study import Study
 from septum.wire import Declined, Instruction, Release, unread
 from septum_server.admission import admit
 from septum_server.arrivals import Arrivals, Arrived
+from septum_server.noise_score import Look, look
 
 
 class Names:
@@ -80,6 +81,7 @@ class Tally:
     ) -> None:
         self.instruction = instruction
         self.releases: dict[str, Arrived] = {}
+        self.looks: dict[str, Look] = {}
         self.arrivals = arrivals
         self.strays: list[str] = []
         self._study = study
@@ -168,6 +170,8 @@ class Tally:
         if release.site in self.releases:
             raise AdmissionError("DUPLICATE: the site answered twice.")
         admit(release, study=self._study, instruction=self.instruction)
+        # While the others train: when the last answer comes, little is left to do.
+        self.looks[release.site] = look(release, self._study)
         self.releases[release.site] = self.arrivals.take(release)
 
     def _verify(self, said: Release | Declined, purpose: Purpose) -> None:
