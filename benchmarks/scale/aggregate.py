@@ -1,17 +1,19 @@
-"""A round at the coordinator beside Flower's FedAvg: seconds and peak memory, by number of replies.
+"""A round at the coordinator beside Flower's FedAvg: time and peak memory, by number of replies.
 
     .venv/bin/python benchmarks/scale/aggregate.py [--replies 10,50,100] [--rounds 3]
 
 Each cell is processes of their own, which take turns; replies of resnet18's 11.2
 million parameters are made one at a time, as they are asked for, and making them is not
 counted. Septum checks each signature, norm and noise, compares every pair, writes record
-and checkpoint; FedAvg averages. Memory is the most that the process held (VmHWM) above
-what it held before the first reply.
+and checkpoint; FedAvg averages, and can begin only when it holds every reply. So two times
+are taken: from the last reply to the new model, which everybody waits for, and all work.
+Memory is the most that the process held (VmHWM) above what it held before the first reply.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -76,7 +78,7 @@ class Load:
     """Flower's grid, with every hospital's reply made when it is pulled."""
 
     def __init__(self, study: Study, signers: dict[str, SigningKey]) -> None:
-        self.making = 0.0
+        self.making = self.last = 0.0
         self._study, self._signers = study, signers
         self._nodes = {2 + at: name for at, name in enumerate(signers)}
         self._asked: dict[str, Message] = {}
@@ -100,7 +102,8 @@ class Load:
         """Make the replies."""
         begun = time.perf_counter()
         made = [self._reply(self._asked.pop(name)) for name in names if name in self._asked]
-        self.making += time.perf_counter() - begun
+        self.last = time.perf_counter()
+        self.making += self.last - begun
         return iter(made)
 
     def _reply(self, message: Message) -> Message:
@@ -146,7 +149,7 @@ def flower_round(count: int) -> tuple[Callable[[], Any], SimpleNamespace]:
     noise = np.random.default_rng(0).standard_normal(
         len(to_vector(network_of(study))), dtype=np.float32
     )
-    making = SimpleNamespace(making=0.0)
+    making = SimpleNamespace(making=0.0, last=0.0)
 
     def run() -> None:
         begun = time.perf_counter()
@@ -160,7 +163,8 @@ def flower_round(count: int) -> tuple[Callable[[], Any], SimpleNamespace]:
                 }
             )
             replies.append(Message(content, reply_to=asked))
-        making.making = time.perf_counter() - begun
+        making.last = time.perf_counter()
+        making.making = making.last - begun
         FedAvg().aggregate_train(1, replies)
 
     return run, making
@@ -172,8 +176,12 @@ def measure(way: str, count: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
     before, begun = held_mib("VmRSS"), time.perf_counter()
     run()
-    seconds = time.perf_counter() - begun - grid.making
-    return {"seconds": seconds, "mib": held_mib("VmHWM") - before}
+    ended = time.perf_counter()
+    return {
+        "seconds": ended - begun - grid.making,
+        "after": ended - grid.last,
+        "mib": held_mib("VmHWM") - before,
+    }
 
 
 def main() -> None:
@@ -193,11 +201,22 @@ def main() -> None:
                 command = [sys.executable, __file__, "--job", way, str(count)]
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 seen.setdefault((way, count), []).append(json.loads(out.splitlines()[-1]))
-    print("| way | replies | seconds | per reply, ms | extra peak MiB |\n|---|---|---|---|---|")
-    for (way, count), runs in sorted(seen.items(), key=lambda cell: (cell[0][1], cell[0][0])):
-        seconds = statistics.median(run["seconds"] for run in runs)
-        most = max(run["mib"] for run in runs)
-        print(f"| {way} | {count} | {seconds:.2f} | {1e3 * seconds / count:.0f} | {most:.0f} |")
+    print(f"load average {os.getloadavg()[0]:.1f}; medians of {given.rounds}, most of the memory\n")
+    print("| replies | way | from the last reply, s | all work, s | each reply, ms | extra MiB |")
+    print("|---|---|---|---|---|---|")
+    for count in counts:
+        middle = {}
+        for way in WAYS:
+            runs = seen[way, count]
+            after, all_work = (
+                statistics.median(run[name] for run in runs) for name in ("after", "seconds")
+            )
+            middle[way] = (after, all_work, max(run["mib"] for run in runs))
+            times = f"{after:.2f} | {all_work:.2f} | {1e3 * all_work / count:.0f}"
+            print(f"| {count} | {way} | {times} | {middle[way][2]} |")
+        ours, theirs = (middle[way] for way in WAYS)
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        print(f"| {count} | *ratio* | {ratios[0]:.2f} | {ratios[1]:.2f} | | {ratios[2]:.2f} |")
 
 
 if __name__ == "__main__":
