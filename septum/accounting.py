@@ -20,22 +20,18 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
-
-import dp_accounting
-from dp_accounting import DpEvent
-from dp_accounting.pld.privacy_loss_distribution import (
-    PrivacyLossDistribution,
-    from_gaussian_mechanism,
-)
-from dp_accounting.rdp import RdpAccountant
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, cast
 
 from septum.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 __all__ = [
     "ACCOUNTANT",
     "Charge",
-    "DpEvent",
     "epsilon",
     "noise_for",
     "renyi",
@@ -66,11 +62,21 @@ class Charge:
     sampling_rate: float
     steps: int
 
-    def event(self) -> DpEvent:
+    def event(self) -> "DpEvent":
         """Return these steps in ``dp-accounting``'s words: what any accountant can check."""
+        dp_accounting = _accounting()
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         step = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
-        return dp_accounting.SelfComposedDpEvent(step, self.steps)
+        made: DpEvent = dp_accounting.SelfComposedDpEvent(step, self.steps)
+        return made
+
+
+def _accounting() -> ModuleType:
+    """Return ``dp_accounting``: it imports much of SciPy, for which a coordinator would wait."""
+    import dp_accounting.pld  # noqa: PLC0415 - see above
+    import dp_accounting.rdp  # noqa: PLC0415 - likewise
+
+    return cast(ModuleType, dp_accounting)
 
 
 def epsilon(charges: Iterable[Charge], *, delta: float) -> float:
@@ -118,7 +124,7 @@ def renyi_epsilon(charges: Iterable[Charge], *, delta: float) -> float:
     True
     """
     _check_delta(delta)
-    accountant = RdpAccountant(_ORDERS)
+    accountant = _accounting().rdp.RdpAccountant(_ORDERS)
     for charge in _grouped(charges):
         accountant.compose(charge.event())
     return float(accountant.get_epsilon(delta))
@@ -126,7 +132,7 @@ def renyi_epsilon(charges: Iterable[Charge], *, delta: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _renyi_step(noise_multiplier: float, sampling_rate: float, order: int) -> float:
-    accountant = RdpAccountant([order])
+    accountant = _accounting().rdp.RdpAccountant([order])
     one = Charge(noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=1)
     return float(accountant.compose(one.event()).rdp[0])
 
@@ -157,14 +163,18 @@ def _compose(charges: tuple[Charge, ...], delta: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _step(noise_multiplier: float, sampling_rate: float) -> PrivacyLossDistribution:
+def _step(noise_multiplier: float, sampling_rate: float) -> "PrivacyLossDistribution":
     """Return one step's distribution: slow to build, quick to compose with itself."""
-    return from_gaussian_mechanism(
-        noise_multiplier,
-        value_discretization_interval=_GRID,
-        sampling_prob=sampling_rate,
-        neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+    dp_accounting = _accounting()
+    made: PrivacyLossDistribution = (
+        dp_accounting.pld.privacy_loss_distribution.from_gaussian_mechanism(
+            noise_multiplier,
+            value_discretization_interval=_GRID,
+            sampling_prob=sampling_rate,
+            neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        )
     )
+    return made
 
 
 def noise_for(*, target: float, delta: float, sampling_rate: float, steps: int) -> float:
