@@ -1,7 +1,9 @@
 """The coordinator's cheap look: an un-noised site raises an alarm, a correct one does not."""
 
 import dataclasses
+import tracemalloc
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from septum_bench.faulty_clients import OneLayerUnnoised, OverTheClip, quieter
 from septum_bench.seeded import SeededRandomness
 from septum_client.train import train
 from septum_server import noise_score
+from septum_server.arrivals import Arrivals
 from septum_server.noise_score import Implied, scores
 from septum_server.rounds import RoundRecord, read, record
+from septum_strategies.mean import weighted_mean
 
 NORTH, SOUTH = "north", "south"
 
@@ -144,3 +148,53 @@ def test_scores_and_alarms_are_in_the_record_and_old_records_are_read(tmp_path):
     first, second = read(tmp_path)
     assert first == entry
     assert (second.scores, second.alarms) == ({}, ())
+
+
+@pytest.mark.parametrize("count", [2048, 70_000, 200_001])
+def test_the_quietest_block_is_the_one_that_sorting_every_block_finds(count):
+    rng = np.random.default_rng(count)
+    update = rng.standard_normal(count, dtype=np.float32)
+    update[1024:2048] = np.round(update[1024:2048], 1)  # many of one size
+    update[-3000:-1000] *= 0.8
+    blocks = np.abs(update[: count // 1024 * 1024].reshape(-1, 1024))
+    assert noise_score._least_median(update) == np.median(blocks, axis=1).min()
+
+
+def test_many_are_compared_on_some_of_their_weights_and_a_copy_is_still_seen(monkeypatch):
+    monkeypatch.setattr(noise_score, "_FEWEST", 4096)
+    monkeypatch.setattr(noise_score, "_MOST", 8192)
+    monkeypatch.setattr(noise_score, "_AT_ONCE", 20_000)
+    rng = np.random.default_rng(0)
+    vectors = [rng.standard_normal(100_000, dtype=np.float32) for _ in range(5)]
+    releases = [SimpleNamespace(update=vector) for vector in [*vectors, vectors[3]]]
+    alike, compared = noise_score._likenesses(releases)
+    assert 4096 <= compared <= 16384
+    assert alike[3, 5] == pytest.approx(1.0)
+    alike[3, 5] = alike[5, 3] = 0.0
+    assert np.abs(alike - np.eye(6)).max() < 6 / np.sqrt(compared)
+
+
+def test_memory_of_a_round_does_not_grow_with_the_number_of_releases(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(noise_score, "_AT_ONCE", 1 << 16)
+    size, study = 250_000, tiny.study()
+    rng = np.random.default_rng(0)
+
+    def peak(count):
+        arrivals = Arrivals(folder=tmp_path / str(count))
+        noise = [rng.standard_normal(size, dtype=np.float32) for _ in range(2)]
+        kept = {
+            f"s{at}": arrivals.take(release(study, np.roll(noise[at % 2], at), site=NORTH))
+            for at in range(count)
+        }
+        del noise
+        tracemalloc.start()
+        try:
+            noise_score._likenesses(list(kept.values()))
+            parts = [SimpleNamespace(site=s, update=k.update, patients=1) for s, k in kept.items()]
+            weighted_mean(np.zeros(size, np.float32), parts)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak(3), peak(30)
+    assert many - few < 4 * size, "less than one more release"
