@@ -5,8 +5,8 @@
 Each cell is processes of their own, which take turns; replies of resnet18's 11.2
 million parameters are made one at a time, as they are asked for, and making them is not
 counted. Septum checks each signature, norm and noise, compares every pair, writes record
-and checkpoint; FedAvg averages, and can begin only when it holds every reply. So two times
-are taken: from the last reply to the new model, which everybody waits for, and all work.
+and checkpoint; FedAvg averages, and can begin only when it holds every reply. So the time
+from the last reply to the new model, which everybody waits for, is taken apart from all work.
 Memory is the most that the process held (VmHWM) above what it held before the first reply.
 """
 
@@ -74,11 +74,30 @@ def study_of(signers: dict[str, SigningKey], coordinator: SigningKey) -> Study:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """Seconds on the clock and on a processor; the second is less a matter of who else works."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @staticmethod
+    def now() -> "Spent":
+        """Return both clocks."""
+        return Spent(time.perf_counter(), time.process_time())
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+
 class Load:
     """Flower's grid, with every hospital's reply made when it is pulled."""
 
     def __init__(self, study: Study, signers: dict[str, SigningKey]) -> None:
-        self.making = self.last = 0.0
+        self.making, self.last = Spent(), Spent()
         self._study, self._signers = study, signers
         self._nodes = {2 + at: name for at, name in enumerate(signers)}
         self._asked: dict[str, Message] = {}
@@ -100,9 +119,9 @@ class Load:
 
     def pull_messages(self, names: Iterable[str]) -> Iterator[Message]:
         """Make the replies."""
-        begun = time.perf_counter()
+        begun = Spent.now()
         made = [self._reply(self._asked.pop(name)) for name in names if name in self._asked]
-        self.last = time.perf_counter()
+        self.last = Spent.now()
         self.making += self.last - begun
         return iter(made)
 
@@ -149,10 +168,10 @@ def flower_round(count: int) -> tuple[Callable[[], Any], SimpleNamespace]:
     noise = np.random.default_rng(0).standard_normal(
         len(to_vector(network_of(study))), dtype=np.float32
     )
-    making = SimpleNamespace(making=0.0, last=0.0)
+    making = SimpleNamespace(making=Spent(), last=Spent())
 
     def run() -> None:
-        begun = time.perf_counter()
+        begun = Spent.now()
         replies = []
         for node in range(2, 2 + count):
             asked = Message(RecordDict(), dst_node_id=node, message_type="train")
@@ -163,7 +182,7 @@ def flower_round(count: int) -> tuple[Callable[[], Any], SimpleNamespace]:
                 }
             )
             replies.append(Message(content, reply_to=asked))
-        making.last = time.perf_counter()
+        making.last = Spent.now()
         making.making = making.last - begun
         FedAvg().aggregate_train(1, replies)
 
@@ -174,12 +193,14 @@ def measure(way: str, count: int) -> dict[str, float]:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     run, grid = septum_round(count) if way == WAYS[0] else flower_round(count)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
-    before, begun = held_mib("VmRSS"), time.perf_counter()
+    before, begun = held_mib("VmRSS"), Spent.now()
     run()
-    ended = time.perf_counter()
+    ended = Spent.now()
+    work, after = ended - begun - grid.making, ended - grid.last
     return {
-        "seconds": ended - begun - grid.making,
-        "after": ended - grid.last,
+        "work": work.cpu,
+        "after": after.cpu,
+        "waited": after.wall,
         "mib": held_mib("VmHWM") - before,
     }
 
@@ -202,21 +223,20 @@ def main() -> None:
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 seen.setdefault((way, count), []).append(json.loads(out.splitlines()[-1]))
     print(f"load average {os.getloadavg()[0]:.1f}; medians of {given.rounds}, most of the memory\n")
-    print("| replies | way | from the last reply, s | all work, s | each reply, ms | extra MiB |")
+    print("| replies | way | after the last: waited, s | CPU, s | all work: CPU, s | extra MiB |")
     print("|---|---|---|---|---|---|")
     for count in counts:
-        middle = {}
+        middle = []
         for way in WAYS:
             runs = seen[way, count]
-            after, all_work = (
-                statistics.median(run[name] for run in runs) for name in ("after", "seconds")
-            )
-            middle[way] = (after, all_work, max(run["mib"] for run in runs))
-            times = f"{after:.2f} | {all_work:.2f} | {1e3 * all_work / count:.0f}"
-            print(f"| {count} | {way} | {times} | {middle[way][2]} |")
-        ours, theirs = (middle[way] for way in WAYS)
-        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-        print(f"| {count} | *ratio* | {ratios[0]:.2f} | {ratios[1]:.2f} | | {ratios[2]:.2f} |")
+            cell = [
+                statistics.median(run[name] for run in runs) for name in ("waited", "after", "work")
+            ]
+            middle.append([*cell, max(run["mib"] for run in runs)])
+            times = " | ".join(f"{each:.2f}" for each in cell)
+            print(f"| {count} | {way} | {times} | {middle[-1][-1]} |")
+        ratios = " | ".join(f"{ours / theirs:.2f}" for ours, theirs in zip(*middle, strict=True))
+        print(f"| {count} | *ratio* | {ratios} |")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/scale/fleet.py PLAN FIRST LAST
 
 Started by ``load.py``, which writes the plan. Each hospital is a thread with its own node
-key, signing key, TLS connection and address (127.1.0.0/16), and asks as a SuperNode does:
-every three seconds, with heartbeats beside it. It answers an order with noise as loud as
-the study's, at once. Ends when its input does, and prints what it was answered.
+key, signing key, TLS connection and address (127.1.0.0/16). It asks as a hospital's own
+SuperNode does, by ``septum_client.supernode``, with heartbeats beside it, and answers an order
+at once with noise as loud as the study's. Ends when its input does, and prints what it was
+answered.
 """
 
 import json
@@ -28,7 +29,8 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supernode import fleet_http_connection
-from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from septum_client.supernode import Held
 
 POLL_S = 3.0  # Flower's SuperNode waits as long
 HERE = threading.local()
@@ -48,8 +50,8 @@ def node_of(number: int) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(1000 + number, ec.SECP384R1())  # known to all: a load test's
 
 
-class Counted(FleetHttpClient):
-    """Flower's connection, from the hospital's own address, with its answers counted."""
+class Counted(Held):
+    """A hospital's connection, from its own address, with its answers counted."""
 
     def __init__(self, base_url: str, **options: Any) -> None:
         super().__init__(base_url, **options)

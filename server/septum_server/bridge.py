@@ -34,6 +34,7 @@ Watcher = Callable[[RoundRecord, Vector, Iterable[Release]], None]
 _SHORTEST_S: Final = 0.05
 _PATIENCE: Final = 0.03  # a poll waits this share of the round so far, so it costs no more of it
 _LONGEST_S: Final = 2.0
+_EACH_S: Final = 0.05  # a SuperLink answers some forty requests a second, mostly hospitals'
 _LOOK_S: Final = 3.0  # between two looks at who is connected; SuperNodes poll at the same pace
 _ARRIVALS: Final = "arrivals"
 _NUMBER: Final = 4  # bytes of a float32
@@ -139,7 +140,8 @@ class RoundLoop:
             if not asking.pending and tally.settled:
                 break
             asking.hear()
-            self._clock.sleep(min(_LONGEST_S, _SHORTEST_S + _PATIENCE * (now - begun)))
+            pause = min(_LONGEST_S, _SHORTEST_S + _PATIENCE * (now - begun))
+            self._clock.sleep(max(pause, _EACH_S * len(asking.pending)))
         self._started = begun
         return tally
 

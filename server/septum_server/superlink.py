@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from anyio import to_thread
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore import sql_mixin
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
@@ -32,6 +34,13 @@ from septum_server.relay import GATE, Receive, Scope, Send, say
 _OPEN: Final = ("/v1/runtime/",)
 _GATE: Final = GATE.encode()
 
+_AT_ONCE: Final = 8
+"""Calls that Flower answers at a time. Its database has one writer: of forty that wait for
+it some would give up, and a SuperNode that is told so ends."""
+
+_PRAGMAS: Final = {"busy_timeout": "60000", "cache_size": "-8000"}
+"""Milliseconds until who waits for the database gives up; KiB that each connection keeps."""
+
 MOST_OBJECTS: Final = 1024
 """Parts of one message: 200 million numbers are 160 chunks of 5 MiB."""
 
@@ -42,6 +51,7 @@ class Gate:
     Guarantees:
       - A request without the edge's secret is answered by 403, unless it is to
         the Runtime API or asks for the server's health.
+      - Flower works at :data:`_AT_ONCE` requests at a time; others wait their turn.
     """
 
     def __init__(self, app: Any, *, secret: str) -> None:
@@ -50,6 +60,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass or refuse."""
+        if scope["type"] == "lifespan":
+            to_thread.current_default_thread_limiter().total_tokens = _AT_ONCE
         if scope["type"] == "http" and not self._passes(scope):
             await say(send, 403)
             return
@@ -167,6 +179,8 @@ def main() -> None:
         run(Gate(app, secret=secret), **options | {"access_log": False, "proxy_headers": False})
 
     # Flower calls all by these names, and offers no other way to put anything before them.
+    settings = dict(sql_mixin.SQLITE_PRAGMAS) | _PRAGMAS
+    sql_mixin.__dict__["SQLITE_PRAGMAS"] = tuple(settings.items())
     fleet_handlers.__dict__["push_messages"] = answers_only(fleet_handlers.push_messages)
     runtime_handlers.__dict__["pull_messages"] = whole_only(runtime_handlers.pull_messages)
     uvicorn.__dict__["run"] = gated
