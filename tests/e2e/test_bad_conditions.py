@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,27 @@ def test_eighty_seconds_without_network_and_a_new_certificate_lose_nothing(world
         assert there.finished().startswith("finished:completed"), there.logs()
     assert set(there.entry(1).answered) == {"north", "south"}
     assert deploy.audited(there.made) == {"north": 1, "south": 1}
+
+
+def test_an_expired_certificate_is_refused_with_a_remedy_and_a_renewed_one_is_enough(world):
+    there = world("north", rounds=1, privacy=CHEAP)
+    coordinator = there.made.coordinator
+    with there.up():
+        there.connected()
+        # As it is when the CA's key is kept elsewhere and nobody brought a new certificate.
+        coordinator.renew(now=datetime.now(UTC) - timedelta(days=120))
+        os.kill(there.pid("coordinator", "edge"), signal.SIGKILL)
+        said = there.folder / "logs/north.log"
+        there.until(lambda: "Ask the coordinator whether it was renewed" in said.read_text(),
+                    what="the refusal")  # fmt: skip
+        log = (there.made.sites["north"].folder / "logs/supernode.log").read_text()
+        assert "certificate has expired" in log
+        coordinator.renew(now=datetime.now(UTC))
+        os.kill(there.pid("coordinator", "edge"), signal.SIGKILL)
+        deploy.start(there.made)
+        assert there.finished().startswith("finished:completed"), there.logs()
+    assert there.entry(1).answered == ("north",)
+    assert deploy.audited(there.made) == {"north": 1}
 
 
 def test_who_is_slow_joins_late_or_leaves_is_recorded_and_the_study_goes_on(world):
