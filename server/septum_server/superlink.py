@@ -34,7 +34,7 @@ from septum_server.relay import GATE, Receive, Scope, Send, say
 _OPEN: Final = ("/v1/runtime/",)
 _GATE: Final = GATE.encode()
 
-_AT_ONCE: Final = 8
+AT_ONCE: Final = 8
 """Calls that Flower answers at a time. Its database has one writer: of forty that wait for
 it some would give up, and a SuperNode that is told so ends."""
 
@@ -51,7 +51,7 @@ class Gate:
     Guarantees:
       - A request without the edge's secret is answered by 403, unless it is to
         the Runtime API or asks for the server's health.
-      - Flower works at :data:`_AT_ONCE` requests at a time; others wait their turn.
+      - Flower works at :data:`AT_ONCE` requests at a time; others wait their turn.
     """
 
     def __init__(self, app: Any, *, secret: str) -> None:
@@ -61,7 +61,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass or refuse."""
         if scope["type"] == "lifespan":
-            to_thread.current_default_thread_limiter().total_tokens = _AT_ONCE
+            to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
         if scope["type"] == "http" and not self._passes(scope):
             await say(send, 403)
             return

@@ -1,11 +1,13 @@
 """The SuperLink keeps answers of a node to the server, and nothing else that it sends."""
 
+import anyio
 import pytest
+from anyio import to_thread
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message, ObjectTree
 from flwr.supercore.error import FlowerError
 
-from septum_server.superlink import MOST_OBJECTS, answers_only
+from septum_server.superlink import AT_ONCE, MOST_OBJECTS, Gate, answers_only
 
 
 def request(*, node=7, source=7, target=1, answers="asked", messages=1, objects=3, root="root"):
@@ -50,3 +52,14 @@ def test_what_is_not_is_refused_before_it_is_stored(wrong):
     with pytest.raises(FlowerError):
         answers_only(lambda **given: kept.append(given))(request=request(**wrong), state=None)
     assert kept == []
+
+
+def test_flower_works_at_few_calls_at_a_time_as_its_database_has_one_writer():
+    tokens = []
+
+    async def inner(scope, receive, send):
+        tokens.append(to_thread.current_default_thread_limiter().total_tokens)
+
+    anyio.run(Gate(inner, secret="s"), {"type": "lifespan"}, None, None)
+    assert tokens == [AT_ONCE]
+    assert AT_ONCE < 16, "more wait for SQLite's one writer than it lets by in its time"
