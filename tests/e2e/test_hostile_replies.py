@@ -42,7 +42,12 @@ REASONS = {
     "unsigned": "UNSIGNED",
     "text": "FORM",
     "error": "FLOWER_2",
+    "huge": "FORM",
 }
+
+# A hospital that says the same, well signed, twice.
+TWICE = "twice"
+HUGE = 12_000_000  # numbers: in parts that the edge passes one by one
 
 
 def answer(kind, asked, site):
@@ -56,6 +61,7 @@ def answer(kind, asked, site):
         "shape": np.zeros(size + 1),
         "broadcast": np.zeros(1),
         "empty": np.zeros(0),
+        "huge": np.zeros(HUGE, np.float32),
         "long": np.full(size, 1e6),
     }.get(kind, np.zeros(size))
     release = Release(
@@ -66,7 +72,7 @@ def answer(kind, asked, site):
         noise_multiplier=-100_000.0 if kind == "weight" else 8.0,
         max_grad_norm=1.0,
         ledger_head="0" * 64,
-        update=update.astype(np.float32),
+        update=update.astype(np.float32, copy=False),
     )
     key = SigningKey.create() if kind == "forged" else site.signing
     content = encode_release(release if kind == "unsigned" else release.signed(key))
@@ -109,7 +115,11 @@ class Hospital:
             return_type=Message,
         )
         asked.metadata.__dict__["_message_id"] = tree.object_id
-        said = answer(self.site.name, asked, self.site)
+        for _ in range(2 if self.site.name == TWICE else 1):
+            self.say(run, answer(self.site.name, asked, self.site))
+
+    def say(self, run, said) -> None:
+        """Send an answer and the parts of it."""
         said.metadata.__dict__["_message_id"] = said.object_id
         objects = get_all_nested_objects(said)
         missing, session = self.flower.send(said, get_object_tree(said), 0.0)
@@ -119,11 +129,12 @@ class Hospital:
 
 
 def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(world):
-    there = world("north", *REASONS, rounds=1, privacy={"noise_multiplier": 2.0})
-    with there.up(without=tuple(REASONS)), ExitStack() as stack:
+    small = (*REASONS, TWICE)
+    there = world("north", *small, rounds=1, quorum=2, privacy={"noise_multiplier": 2.0})
+    with there.up(without=small), ExitStack() as stack:
         there.connected("north")
         hostile = [
-            Hospital(stack, there.made.coordinator, there.made.sites[name]) for name in REASONS
+            Hospital(stack, there.made.coordinator, there.made.sites[name]) for name in small
         ]
         there.connected()
         deploy.start(there.made)
@@ -134,13 +145,17 @@ def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(wor
                 hospital.turn()
         assert there.finished().startswith("finished:completed"), there.logs()
     entry = there.entry(1)
-    assert entry.answered == ("north",)
+    assert entry.answered == ("north", TWICE)
     assert entry.refused == REASONS
     assert all(name in entry.said for name in REASONS)
     assert not entry.strays
     last = checkpoint.latest(there.made.folder, digest=there.made.digest)
     assert last is not None
     assert np.isfinite(last.model).all()
+    # Two hospitals of as many patients, one of which released zeros: each counts once.
+    first = checkpoint.load(there.made.folder / "round-00000.npz")
+    (released,) = (there.made.sites["north"].folder / "outbox").glob("*.npy")
+    assert np.allclose(last.model - first.model, np.load(released) / 2, atol=1e-6)
     written = [*there.made.folder.rglob("*"), *(there.folder / "coordinator/logs").glob("*")]
     assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
 
