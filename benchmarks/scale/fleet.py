@@ -57,7 +57,8 @@ class Counted(Held):
         super().__init__(base_url, **options)
         self._client.close()
         way = httpx.HTTPTransport(verify=options["verify"], local_address=HERE.address)
-        self._client = httpx.Client(transport=way, timeout=30.0, trust_env=False)
+        patience = self._client.timeout
+        self._client = httpx.Client(transport=way, timeout=patience, trust_env=False)
 
     def _send(self, context: Any, *, stream: bool = False) -> httpx.Response:
         kind = "lost"

@@ -21,6 +21,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 _UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
 _PATIENCE: Final = 0.1  # of the time since the last order, added to Flower's three seconds
 _LONGEST_S: Final = 7.0
+_ANSWER_S: Final = 120.0
+_CONNECT_S: Final = 30.0
 
 
 class Held(FleetHttpClient):
@@ -40,6 +42,8 @@ class Held(FleetHttpClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._client.follow_redirects = False
+        # Flower gives up after 30 s; an order whose delivery is given up is not delivered again.
+        self._client.timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
         self._last = time.monotonic()
 
     def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802 - Flower's name

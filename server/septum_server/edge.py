@@ -154,7 +154,8 @@ class Edge:
         except _TooLargeError:
             await say(send, 413)
         except _TooSlowError:
-            await say(send, 408)
+            # Not 408, after which a SuperNode ends: it may be we who are slow.
+            await say(send, 503, close=True)
         except httpx.TimeoutException:
             await say(send, 504)
         except httpx.HTTPError:

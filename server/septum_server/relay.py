@@ -27,11 +27,10 @@ _WORDS: Final = {
     502: "no answer from within",
     503: "busy; ask again",
     504: "no answer in time",
-    408: "too slow",
 }
 
 
-def upstream(port: int, *, ca: str, seconds: float = 60.0) -> httpx.AsyncClient:
+def upstream(port: int, *, ca: str, seconds: float = 120.0) -> httpx.AsyncClient:
     """Return a client of the SuperLink on the loopback interface.
 
     Args:
@@ -67,13 +66,13 @@ async def relay(answer: httpx.Response, send: Send) -> None:
         await answer.aclose()
 
 
-async def say(send: Send, status: int) -> None:
-    """Answer with a status and a word; nothing of the request is repeated."""
+async def say(send: Send, status: int, *, close: bool = False) -> None:
+    """Answer with a status and a word, and ``close``; nothing of the request is repeated."""
     body = json.dumps({"detail": _WORDS[status]}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status >= 500:
         headers.append(_AGAIN)
-    else:
+    if status < 500 or close:
         headers.append((b"connection", b"close"))  # an unread body must not be taken for a request
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

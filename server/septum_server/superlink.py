@@ -179,8 +179,8 @@ def main() -> None:
         run(Gate(app, secret=secret), **options | {"access_log": False, "proxy_headers": False})
 
     # Flower calls all by these names, and offers no other way to put anything before them.
-    settings = dict(sql_mixin.SQLITE_PRAGMAS) | _PRAGMAS
-    sql_mixin.__dict__["SQLITE_PRAGMAS"] = tuple(settings.items())
+    database = sql_mixin.__dict__
+    database["SQLITE_PRAGMAS"] = tuple((dict(database["SQLITE_PRAGMAS"]) | _PRAGMAS).items())
     fleet_handlers.__dict__["push_messages"] = answers_only(fleet_handlers.push_messages)
     runtime_handlers.__dict__["pull_messages"] = whole_only(runtime_handlers.pull_messages)
     uvicorn.__dict__["run"] = gated
