@@ -7,14 +7,11 @@ neighbouring data set must not change them (arXiv:2605.15648).
 """
 
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from septum.accounting import Charge
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 Clipping = Literal["flat", "automatic"]
 """How a patient's gradient is held to the L2 norm ``max_grad_norm``.
@@ -67,7 +64,7 @@ class Mechanism(BaseModel):
             steps=self.steps,
         )
 
-    def event(self) -> "DpEvent":
+    def event(self) -> Any:  # a DpEvent: importing its name would import SciPy
         """Return one round of this mechanism in ``dp-accounting``'s words, for any accountant.
 
         >>> Mechanism(noise_multiplier=1.0, max_grad_norm=2.0, sampling_rate=0.1, steps=3,

@@ -81,7 +81,6 @@ class Instruction:
         """SHA-256 over study, round and model: what a release says it answers.
 
         Not over the deadline: an order repeated after a crash is the same order.
-        Taken once: a model of many parameters takes long, and an order never changes.
         """
         made = hashlib.sha256(f"{self.study}\n{self.round}\n".encode())
         made.update(np.ascontiguousarray(self.model).data)
@@ -210,10 +209,7 @@ def encode_release(release: Release) -> RecordDict:
 
 
 def decode_release(content: RecordDict) -> Release:
-    """Read a release; the counterpart of :func:`encode_release`.
-
-    Guarantees:
-      - Its update is not copied: it is read-only, and lives as long as ``content``'s bytes.
+    """Read a release; the counterpart of :func:`encode_release`. Its update is read-only.
 
     Raises:
       WireError: Any record, name, type, shape or size outside the tables, or a
