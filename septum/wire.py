@@ -154,10 +154,7 @@ class Declined:
 
 
 def unread(message: str) -> str:
-    """Return what a refusal answers where no order could be read: SHA-256 over the message's name.
-
-    Flower names each message once, so that what answers one answers no other.
-    """
+    """Return what a refusal answers where no order could be read: of that message alone."""
     return hashlib.sha256(f"message\n{message}".encode()).hexdigest()
 
 
@@ -168,13 +165,9 @@ def payload_digest(update: "Vector") -> str:
 
 def encode_instruction(instruction: Instruction) -> RecordDict:
     """Return the Flower form of ``instruction``."""
+    fields = {name: getattr(instruction, name) for name in INSTRUCTION_FIELDS}
     return RecordDict(
-        {
-            "model": _vector_record(instruction.model),
-            "instruction": ConfigRecord(
-                {name: getattr(instruction, name) for name in INSTRUCTION_FIELDS}
-            ),
-        }
+        {"model": _vector_record(instruction.model), "instruction": ConfigRecord(fields)}
     )
 
 

@@ -116,16 +116,16 @@ class Hospital:
         )
         asked.metadata.__dict__["_message_id"] = tree.object_id
         for _ in range(2 if self.site.name == TWICE else 1):
-            self.say(run, answer(self.site.name, asked, self.site))
+            self.say(run, answer(self.site.name, asked, self.site), parts)
+        return True
 
-    def say(self, run, said) -> None:
-        """Send an answer and the parts of it."""
+    def say(self, run, said, parts) -> None:
+        """Send an answer, and as many of its parts."""
         said.metadata.__dict__["_message_id"] = said.object_id
         objects = get_all_nested_objects(said)
         missing, session = self.flower.send(said, get_object_tree(said), 0.0)
         for name in list(missing)[:parts]:
             self.flower.push_object(run, session, name, objects[name].deflate())
-        return True
 
 
 def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(world):
