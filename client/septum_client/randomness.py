@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from septum_client.ziggurat import LONGEST, Floats, Words, Ziggurat, as_uniform
 
 _CHUNK: Final = 1 << 17  # numbers that noise is added to at a time
-_GRID_BITS: Final = 28  # finer shows the sampler's own lattice, coarser moves the sum too far
+_GRID_BITS: Final = 26  # finer shows the sampler's own lattice, coarser moves the sum too far
 
 
 class Randomness(Protocol):
@@ -115,11 +115,11 @@ def noised(
     Guarantees:
       - Rounding the sum raises its L2 sensitivity by at most ``grid(std)`` times the
         square root of the number of coordinates: for 10 million of them, by
-        1.2e-5 of ``std``.
-      - The noise's own lattice, of 2**-53 of ``std`` and less, has more than 2**24 places
-        in each step of the grid: which step a number falls in has its probability to
-        2**-24, so that who knows the lattice sees, in 10 million coordinates, at most
-        what a shift by 2e-4 of ``std`` would show.
+        4.7e-5 of ``std``.
+      - The noise's own lattice, float64's or 2**-53 of ``std``, whichever is coarser, has
+        2**24 places and more in each step of the grid up to four ``std``: which step a
+        number falls in has its probability to 2**-24, so that who knows the lattice
+        sees, in 10 million coordinates, about what a shift by 1e-4 of ``std`` would show.
       - Beside input and result, memory is a few MiB.
     """
     step = grid(std)
@@ -143,5 +143,5 @@ def scratch_for(count: int = _CHUNK) -> torch.Tensor:
 
 
 def grid(std: float) -> float:
-    """Return the power of two, 2**-29 to 2**-28 of ``std``, that sum and noise are rounded to."""
+    """Return the power of two, 2**-27 to 2**-26 of ``std``, that sum and noise are rounded to."""
     return math.ldexp(1.0, math.frexp(std)[1] - 1 - _GRID_BITS)

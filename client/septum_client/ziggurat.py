@@ -49,7 +49,7 @@ class Ziggurat:
 
     Guarantees:
       - A number's distribution is the normal one, on a lattice: within a strip of
-        width w the numbers are multiples of w * 2**-55, at most 2**-53.
+        width w the numbers are multiples of w * 2**-55, at most 2**-53, rounded to float64.
       - The tail is drawn from uniform numbers down to 2**-128, so that none is cut off
         that could be noticed.
     """

@@ -98,7 +98,7 @@ def test_any_number_of_draws_can_be_asked(count):
 def test_the_grid_is_a_power_of_two_far_below_the_noise(std):
     step = grid(std)
     assert math.frexp(step)[0] == 0.5
-    assert 2.0**-29 * std < step <= 2.0**-28 * std
+    assert 2.0**-27 * std < step <= 2.0**-26 * std
 
 
 class Told:

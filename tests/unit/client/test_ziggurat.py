@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from septum_client import ziggurat
+from septum_client.randomness import grid
 from septum_client.ziggurat import Ziggurat
 
 START = 3.6541528853610088
@@ -121,3 +122,12 @@ def test_every_length_is_filled(count):
     Ziggurat(Words()).fill(out)
     assert np.isfinite(out).all()
     assert len(np.unique(out)) == count
+
+
+def test_a_step_of_the_grid_holds_the_places_that_are_promised(many):
+    finest = grid(1.9999999) / 1.9999999
+    for low, high in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0)):
+        drawn_here = np.abs(many[(np.abs(many) >= low) & (np.abs(many) < high)])
+        places = drawn_here * 2.0**51
+        assert np.any(places != 2 * np.floor(places / 2))  # not all on a lattice twice as coarse
+    assert finest / 2.0**-51 >= 2**24
