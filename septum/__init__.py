@@ -7,11 +7,15 @@ socket.
 Importing it switches off the telemetry and the update checks of Flower and
 Ray, for this process and every process it starts: Flower reads these
 variables when it is imported, so they are set before anything here does.
-Nothing is written to the user's home either: MONAI imports Matplotlib, whose
-font list goes to a private folder that lasts as long as the process.
+Nothing is written to the user's home either: where Matplotlib is installed,
+MONAI imports it, and its font list goes to a private folder that lasts as long
+as the process. No folder is made where it is not, and none is needed: a process
+that can write nowhere imports this package like any other.
 """
 
 import atexit
+import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -28,7 +32,9 @@ SILENCE: Final = {
 }
 os.environ.update(SILENCE)
 
-if "MPLCONFIGDIR" not in os.environ:
-    # Not a fixed name: Matplotlib runs what a configuration in that folder names.
-    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="septum-")
-    atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+if "MPLCONFIGDIR" not in os.environ and importlib.util.find_spec("matplotlib") is not None:
+    # Where no folder can be made, whether Matplotlib needs one is for who imports it.
+    with contextlib.suppress(OSError):
+        # Not a fixed name: Matplotlib runs what a configuration in that folder names.
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="septum-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
