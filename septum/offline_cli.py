@@ -71,4 +71,4 @@ def offline_bundle(
     console.print("Tell whoever installs, over another channel than the bundle's:")
     console.print(f"  fingerprint           {made.fingerprint}")
     console.print(f"  SHA-256 of install.sh {made.installer_sha256}")
-    console.print("They run: sh install.sh FINGERPRINT TARGET")
+    console.print("They run a copy of it: sh install.sh FINGERPRINT TARGET BUNDLE")

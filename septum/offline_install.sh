@@ -1,11 +1,13 @@
 #!/bin/sh
 # Checks this bundle and installs it without a network:
 #
-#   sh install.sh FINGERPRINT TARGET
+#   sh install.sh FINGERPRINT TARGET [BUNDLE]
 #
 # FINGERPRINT is what the maker of the bundle told you over another channel;
-# TARGET is a folder that does not exist yet. Compare this script's own SHA-256
-# first: nothing can check it before it runs.
+# TARGET is a folder that does not exist yet, BUNDLE the bundle's, if not this script's
+# own. Compare this script's SHA-256 first: nothing can check it before it runs. Where
+# others can write the bundle's folder, copy the script into one of your own, and
+# compare and run that copy: else it can change between the two.
 set -eu
 
 fail() {
@@ -13,11 +15,11 @@ fail() {
   exit 1
 }
 
-[ $# -eq 2 ] || fail "say: sh install.sh FINGERPRINT TARGET"
+[ $# -eq 2 ] || [ $# -eq 3 ] || fail "say: sh install.sh FINGERPRINT TARGET [BUNDLE]"
 said=$1
 target=$2
 python=${PYTHON:-python3}
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH='' cd -- "${3:-$(dirname -- "$0")}" && pwd)
 
 [ ! -e "$target" ] || fail "$target exists already; choose another folder."
 command -v openssl >/dev/null || fail "openssl is needed to verify the signature; install it."

@@ -72,12 +72,13 @@ def bundle(tmp_path, wheels, zone="site", pinned=None):
     return tmp_path / "bundle", made
 
 
-def install(folder, target, said=None, **environment):
+def install(folder, target, said=None, bundle=None, **environment):
     """Install in a namespace without a network, where the system allows to make one."""
     return subprocess.run(
         [
             *(*silent_network(), "sh", str(folder / "install.sh")),
             *(said or fingerprint(KEY.public), str(target)),
+            *([str(bundle)] if bundle else []),
         ],
         env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHON": sys.executable} | environment,
         capture_output=True,
@@ -207,6 +208,20 @@ def test_a_bundle_that_changes_while_it_is_installed_installs_what_was_signed_or
     assert not list(work.iterdir())
     # Whatever changes after the check changes nothing.
     assert done.returncode == 0 or moment < 3, done.stderr
+
+
+def test_a_copy_of_the_script_installs_whatever_becomes_of_the_bundles_own(tmp_path, wheels):
+    folder, _ = bundle(tmp_path, wheels)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "install.sh").write_bytes((folder / "install.sh").read_bytes())
+    done = install(own, tmp_path / "target", bundle=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "install.sh").write_text(f"touch {tmp_path}/ran\n")
+    done = install(own, tmp_path / "other", bundle=folder)
+    assert done.returncode == 1
+    assert "not as it was signed: install.sh" in done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_another_fingerprint_than_the_makers_installs_nothing(tmp_path, wheels):
