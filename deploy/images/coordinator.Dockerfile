@@ -20,6 +20,8 @@ RUN --network=none find / -xdev -perm /6000 -type f -exec chmod a-s {} + \
  && install -d -o 10001 -g 10001 -m 0700 /data
 ENV PATH=/usr/local/septum/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    USER=septum \
+    LOGNAME=septum \
     TMPDIR=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONNOUSERSITE=1 \
@@ -28,7 +30,6 @@ ENV PATH=/usr/local/septum/bin:/usr/local/bin:/usr/bin:/bin \
     SEPTUM_COORDINATOR=/data/coordinator
 USER 10001:10001
 WORKDIR /tmp
-VOLUME /data
 EXPOSE 8443
 # SuperLink, edge, desk and SuperExec, which `septum server up` keeps running.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=4 \

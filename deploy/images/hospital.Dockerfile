@@ -20,6 +20,8 @@ RUN --network=none find / -xdev -perm /6000 -type f -exec chmod a-s {} + \
  && install -d -o 10001 -g 10001 -m 0700 /site
 ENV PATH=/usr/local/septum/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    USER=septum \
+    LOGNAME=septum \
     TMPDIR=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONNOUSERSITE=1 \
@@ -27,7 +29,6 @@ ENV PATH=/usr/local/septum/bin:/usr/local/bin:/usr/bin:/bin \
     FLWR_DISABLE_UPDATE_CHECK=1
 USER 10001:10001
 WORKDIR /tmp
-VOLUME /site
 # What `septum site up` keeps running: two processes for a half, two for both halves together.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=90s --retries=4 \
   CMD ["/usr/local/lib/septum/healthy", "/site", "2"]

@@ -243,7 +243,11 @@ def test_an_image_fetches_nothing_runs_as_nobody_and_says_how_it_is(
     assert runs
     assert all(rest.startswith("--network=none ") for rest in runs)
     assert sum("install.sh" in rest for rest in runs) == 1
-    assert not [word for word, _ in steps if word == "ADD"]
+    # An engine would give an anonymous, writable folder to every container that mounts none.
+    assert not [word for word, _ in steps if word in ("ADD", "VOLUME")]
+    (told,) = [rest for word, rest in steps if word == "ENV"]
+    # The user has no entry in /etc/passwd, where torch and others would look for the name.
+    assert {"USER=septum", "LOGNAME=septum", "HOME=/tmp"} <= set(told.split())
     assert [rest for word, rest in steps if word == "USER"] == ["10001:10001"]
     (health,) = [rest for word, rest in steps if word == "HEALTHCHECK"]
     assert f'"/usr/local/lib/septum/healthy", "{folder}", "{count}"' in health
