@@ -1,5 +1,6 @@
 """Orders on their way to the hospitals and answers on their way back, whatever these hold."""
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -53,7 +54,9 @@ class Asking:
                 self._content,
                 dst_node_id=node,
                 message_type="train",
-                group_id=str(self._order.round),
+                # Whoever could foretell an order's name could announce it first, as a part of its
+                # own: Flower would take the order for another's.
+                group_id=f"{self._order.round}-{secrets.token_hex(16)}",
                 # A hospital that comes back later must not find a stale order to work through.
                 ttl=max(1.0, seconds),
             )

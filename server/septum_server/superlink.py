@@ -7,16 +7,20 @@ but the Runtime API, which has its own secret, needs the edge's.
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 from anyio import to_thread
+from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore import sql_mixin
+from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
     ObjectPushSessionPending,
@@ -84,7 +88,11 @@ def answers_only(push: Callable[..., Any]) -> Callable[..., Any]:
         announces its own objects, at most :data:`MOST_OBJECTS`; anything else is not
         stored. Unasked messages would be stored without limit, and handed to the
         ServerApp.
+      - A message's name is the digest of itself, its source among it: that of nobody
+        else's message, or part of one.
+      - Who announces a part says nothing of it: see :func:`listed`.
     """
+    kept = listed(push)
 
     def push_messages(request: Any, state: Any) -> Any:
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
@@ -95,21 +103,60 @@ def answers_only(push: Callable[..., Any]) -> Callable[..., Any]:
         if not about.reply_to_message_id or about.dst_node_id != SUPERLINK_NODE_ID:
             raise _not_an_answer("not an answer to the server")
         tree = request.message_object_trees[0]
-        if tree.object_id != about.message_id:
-            raise _not_an_answer("the parts of another")
-        if _objects(tree) > MOST_OBJECTS:
+        if len(list(islice(_below(tree), MOST_OBJECTS))) == MOST_OBJECTS:
             raise _not_an_answer("too many objects")
-        return push(request=request, state=state)
+        if not about.message_id == tree.object_id == _digest(request.messages_list[0], tree):
+            raise _not_an_answer("the parts of another")
+        return kept(request, state)
 
     return push_messages
 
 
-def _objects(tree: Any) -> int:
-    waiting, count = [tree], 0
-    while waiting and count <= MOST_OBJECTS:
-        waiting.extend(waiting.pop().children)
-        count += 1
-    return count
+def listed(push: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Flower's handler of messages, told which parts each has, and not how they nest.
+
+    Flower keeps a part under the digest of its content, for all studies and senders
+    together. It believes whoever announces a part first what that part is made of,
+    before its content has come, and answers whoever says otherwise with an error. A
+    hospital could foretell another's metrics, or the first model of a study, and so
+    make the other's answer, or the coordinator's order, impossible.
+
+    Guarantees:
+      - Of every part the same is stored, whoever announces it: that it is made of
+        nothing. What it is made of is read from its content.
+    """
+
+    def push_messages(request: Any, *rest: Any, **named: Any) -> Any:
+        for tree in request.message_object_trees:
+            names = dict.fromkeys(part.object_id for part in _below(tree))
+            names.pop(tree.object_id, None)
+            flat = type(tree)(children=[type(tree)(object_id=name) for name in names])
+            flat.object_id = tree.object_id
+            tree.CopyFrom(flat)
+        return push(request, *rest, **named)
+
+    return push_messages
+
+
+def _below(tree: Any) -> Iterator[Any]:
+    """Yield every part that ``tree`` announces below itself."""
+    waiting = list(tree.children)
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting.extend(part.children)
+
+
+def _digest(message: Any, tree: Any) -> str:
+    """Return the name that Flower gives ``message``, of the parts that ``tree`` says it has."""
+    told = type(message)()
+    told.CopyFrom(message)
+    told.ClearField("content")
+    told.metadata.message_id = ""
+    body = told.SerializeToString(deterministic=True)
+    parts = ",".join(part.object_id for part in tree.children)
+    head = HEAD_VALUE_DIVIDER.join((Message.__qualname__, parts, str(len(body))))
+    return get_object_id(head.encode() + HEAD_BODY_DIVIDER + body)
 
 
 def _not_an_answer(why: str) -> FlowerError:
@@ -182,6 +229,7 @@ def main() -> None:
     database = sql_mixin.__dict__
     database["SQLITE_PRAGMAS"] = tuple((dict(database["SQLITE_PRAGMAS"]) | _PRAGMAS).items())
     fleet_handlers.__dict__["push_messages"] = answers_only(fleet_handlers.push_messages)
+    runtime_handlers.__dict__["push_messages"] = listed(runtime_handlers.push_messages)
     runtime_handlers.__dict__["pull_messages"] = whole_only(runtime_handlers.pull_messages)
     uvicorn.__dict__["run"] = gated
     flower_superlink()

@@ -1,4 +1,4 @@
-"""One hospital's upload delays nobody, on Flower's own state, handlers and grid, in one process."""
+"""One hospital's upload delays and blocks nobody: Flower's own state, handlers and grid."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
@@ -18,6 +18,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.server.superlink.linkstate.linkstate_factory import LinkStateFactory
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
@@ -37,9 +38,10 @@ from sqlalchemy import update
 from septum.errors import WireError
 from septum.wire import Release, decode_instruction, encode_instruction, encode_release
 from septum_server import inflation, rounds
+from septum_server.asking import Asking
 from septum_server.bridge import RoundLoop
 from septum_server.clock import Clock
-from septum_server.superlink import answers_only, whole_only
+from septum_server.superlink import answers_only, listed, whole_only
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 
@@ -67,13 +69,14 @@ class SuperLink:
         self.state.activate_task(task.task_id)
         self.task = SimpleNamespace(run_id=self.run)
         self.pull, self.answer = pull, answers_only(fleet_handlers.push_messages)
+        self.order = listed(runtime_handlers.push_messages)
         self.waited = []
 
     def client(self):
         """Return what the ServerApp's grid reaches over HTTP."""
         call = {
             "GetNodes": runtime_handlers.get_nodes,
-            "PushMessages": runtime_handlers.push_messages,
+            "PushMessages": self.take_orders,
             "PullMessages": self.pull,
             "PushObject": runtime_handlers.push_object,
             "PullObject": runtime_handlers.pull_object,
@@ -85,6 +88,9 @@ class SuperLink:
                 for name, call in call.items()
             }
         )
+
+    def take_orders(self, *given):
+        return self.order(*given)
 
     def given_out(self, asked):
         request = PullAppMessagesRequest(message_ids=[asked])
@@ -134,6 +140,22 @@ class Hospital:
         self.session = told.session_id
         # A part that others have as well, such as metrics without a value, is there already.
         self.parts = {name: self.parts[name] for name in told.objects_to_push}
+
+    def lie(self, asked, name, *, root=False):
+        """Announce that what has this name is made of a part that nobody has."""
+        said = Message(RecordDict({}), reply_to=asked)
+        said.metadata.__dict__["_message_id"] = name if root else said.object_id
+        tree = ObjectTree(object_id=name, children=[ObjectTree(object_id="0" * 64)])
+        if not root:
+            (content,) = said.children
+            below = ObjectTree(object_id=content, children=[tree])
+            tree = ObjectTree(object_id=said.object_id, children=[below])
+        request = PushMessagesRequest(
+            node=Node(node_id=self.node),
+            messages_list=[message_to_proto(remove_content_from_message(said))],
+            message_object_trees=[tree],
+        )
+        self.link.answer(request=request, state=self.link.state)
 
     def send(self, parts=99):
         """Send so many of the parts that are missing."""
@@ -225,7 +247,8 @@ def test_an_upload_that_never_comes_delays_nobody_and_is_late_at_the_deadline(wo
     done = made.gather()
     assert set(done.releases) == {"north", "south"}
     assert heard["north"] < heard["south"] < begun + 10, "counted as they came"
-    assert begun + 600 < made.now < begun + 610, "and the round ended at its deadline"
+    # An order's deadline is a whole second.
+    assert begun + 599 < made.now < begun + 610, "and the round ended at its deadline"
     model = made.loop.close(done, START)
     (entry,) = rounds.read(made.loop._folder)
     assert entry.late == ("west",)
@@ -333,3 +356,83 @@ def test_each_part_is_asked_for_once_whatever_flower_would_do():
             http_grid.pull_objects(object_ids=["a"], pull_object_fn=lambda name: b"x" * 11)
     assert asked == ["a"]
     assert http_grid.pull_objects is stock
+
+
+METRICS = ConfigRecord({}).object_id  # a part of everybody's answer, known to everybody
+
+
+def as_flower_is(made):
+    made.link.answer = fleet_handlers.push_messages
+    made.link.order = runtime_handlers.push_messages
+
+
+def asked_for_another_study(made):
+    """Return an order that west alone has."""
+    west, other = made.sites["west"], np.ones(40, np.float32)
+    order = encode_instruction(made.loop.order(1, other))
+    made.grid.push_messages([Message(order, dst_node_id=west.node, message_type="train", ttl=60.0)])
+    return west.hear()
+
+
+def test_what_one_hospital_says_of_a_part_of_anothers_answer_blocks_nobody(world):
+    made = world(participation={"deadline_s": 600})
+    north, south, west = made.sites.values()
+    made.turn = once(lambda: west.lie(west.hear(), METRICS), lambda: answers(north, south))
+    assert set(made.gather().releases) == {"north", "south"}
+
+
+def test_nobody_names_a_message_like_a_part_of_anothers_answer(world):
+    made = world(participation={"deadline_s": 600})
+    north, south, west = made.sites.values()
+
+    def lies():
+        with pytest.raises(FlowerError, match="the parts of another"):
+            west.lie(west.hear(), METRICS, root=True)
+
+    made.turn = once(lies, lambda: answers(north, south))
+    assert set(made.gather().releases) == {"north", "south"}
+
+
+def test_what_a_hospital_says_of_another_studys_first_model_stops_no_order_of_it(world):
+    made = world()
+    west = made.sites["west"]
+    model = encode_instruction(made.loop.order(1, START))["model"].object_id
+    west.lie(asked_for_another_study(made), model)
+    made.turn = once(lambda: answers(*made.sites.values()))
+    assert set(made.gather().releases) == {"north", "south", "west"}
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_flower_itself_believes_who_comes_first_and_fails_the_others(world, root):
+    # The control: what any hospital could do to every other, and to another study's order.
+    made = world()
+    as_flower_is(made)
+    west = made.sites["west"]
+    model = encode_instruction(made.loop.order(1, START))["model"].object_id
+    asked = asked_for_another_study(made)
+    west.lie(asked, model, root=root)
+    with pytest.raises(ValueError, match="different children"):
+        made.gather()
+    made = world()
+    as_flower_is(made)
+    north, _, west = made.sites.values()
+    made.turn = once(lambda: west.lie(west.hear(), METRICS, root=root), lambda: answers(north))
+    with pytest.raises(ValueError, match="different children"):
+        made.gather()
+
+
+def test_no_name_of_an_order_can_be_foretold_from_its_content_and_time(world):
+    made, sent = world(), []
+    order = made.loop.order(1, START)
+
+    class Grid:
+        def push_messages(self, messages):
+            sent.extend(messages)
+            return [str(at) for at, _ in enumerate(messages)]
+
+    for _ in range(2):
+        asking = Asking(Grid(), order, made.loop.tally(order), tries=1, allowance=None)
+        asking.ask([made.sites["west"].node], seconds=60)
+    one, other = sent
+    other.metadata.created_at = one.metadata.created_at
+    assert one.object_id != other.object_id
