@@ -166,7 +166,12 @@ def make_site(folder: Path, study: Study | None = None, *, name="north", policy=
     study = study or make_study()
     plain = study.study if isinstance(study, SignedStudy) else study
     site = Site.create(
-        folder, name=name, policy=policy or make_policy(), key=KEY, signing=signing_key(name)
+        folder,
+        name=name,
+        policy=policy or make_policy(),
+        key=KEY,
+        signing=signing_key(name),
+        simulated=True,
     )
     make_cohort(site.cohort_path, plain, **cohort)
     site.approve(study)

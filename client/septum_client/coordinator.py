@@ -4,7 +4,10 @@
 the coordinator's key with what was heard over another way. Whatever comes later
 is verified by that key; nothing that comes later can change the file. The keys
 that the site believes no longer are in ``revoked.txt`` beside it, which outlives
-it: leaving a coordinator does not mean to believe its old keys again.
+it: leaving a coordinator does not mean to believe its old keys again. A person
+may add keys to it; its last line is ``end``, so that half a record is no record.
+Whoever may write both files decides whom the site believes: nothing here finds an
+older record that is whole.
 """
 
 import re
@@ -24,6 +27,8 @@ from septum.training import Part
 
 FILE: Final = "coordinator.toml"
 REVOKED: Final = "revoked.txt"
+_HEAD: Final = "# Keys that this site believes no longer, one a line; `end` stays last."
+_END: Final = "end"
 
 
 class Coordinator(Part):
@@ -37,8 +42,8 @@ class Coordinator(Part):
       bundle: SHA-256 of its Flower bundle then.
       accepted: When the fingerprint was compared, ISO 8601.
       revoked: Public keys, of any party, that this site believes no longer. On
-        disk they are in ``revoked.txt``, and in this file where an older Septum
-        wrote it (format 1).
+        disk they are in ``revoked.txt``; where an older Septum wrote this file
+        (format 1), those in it count as well.
     """
 
     format: Literal[1, 2] = 2
@@ -60,7 +65,8 @@ def load(folder: Path) -> Coordinator | None:
     """Return whom the site at ``folder`` joined; None if it joined nobody yet.
 
     Raises:
-      ConfigError: The file is damaged, or the record of revoked keys is, or is gone.
+      ConfigError: The file is damaged, or the record of revoked keys is, or is gone
+        or cut off.
     """
     try:
         fields = as_json((folder / FILE).read_text(encoding="utf-8"))
@@ -74,13 +80,13 @@ def load(folder: Path) -> Coordinator | None:
             remedy="Correct the value, or join again by the invitation and the fingerprint.",
         ) from None
     record = _record(folder)
-    if record is None and found.format > 1:
+    if record is None:
         raise ConfigError(
             f"{REVOKED}, the record of revoked keys, is gone.",
-            remedy="Restore it from a backup; if no key was ever revoked here, make it an empty "
-            "file.",
+            remedy="Restore it from a backup; if no key was ever added to it here, make it with "
+            f"the one line `{_END}`.",
         )
-    keys = dict.fromkeys((*found.revoked, *(record or ())))
+    keys = dict.fromkeys((*found.revoked, *record))
     return found.model_copy(update={"revoked": tuple(keys)})
 
 
@@ -99,22 +105,21 @@ def joined(folder: Path) -> Coordinator:
     return found
 
 
-def trusted(folder: Path, *, otherwise: str) -> tuple[str, Collection[str]]:
+def trusted(folder: Path, *, simulated: str | None) -> tuple[str, Collection[str]]:
     """Return the coordinator's key that the site believes, and the keys that it revoked.
 
     Args:
       folder: The site directory.
-      otherwise: What a site that never joined anybody believes; a simulated one.
+      simulated: What a simulated site believes, which joins nobody; None for a hospital's.
 
     Raises:
-      ConfigError: The site left its coordinator, or a file is damaged.
+      ConfigError: The site joined nobody, or left its coordinator, or a file is
+        damaged, cut off or gone.
     """
-    found = load(folder)
-    if found is not None:
-        return found.key, found.revoked
-    if _record(folder) is not None:
-        joined(folder)  # which says what to do
-    return otherwise, ()
+    if simulated is not None and load(folder) is None and _record(folder) is None:
+        return simulated, ()
+    found = joined(folder)
+    return found.key, found.revoked
 
 
 def accept(
@@ -172,7 +177,8 @@ def keep(folder: Path, coordinator: Coordinator) -> None:
     """Write ``revoked.txt``, then ``coordinator.toml``: no crash forgets a revoked key."""
     from septum_client.site import write_durably  # noqa: PLC0415 - imports torch; `up` does not
 
-    write_durably(folder / REVOKED, "".join(f"{key}\n" for key in coordinator.revoked).encode())
+    record = "".join(f"{line}\n" for line in (_HEAD, *coordinator.revoked, _END))
+    write_durably(folder / REVOKED, record.encode())
     text = tomlkit.dumps(coordinator.model_dump(mode="json", exclude={"revoked"}) | {"format": 2})
     write_durably(folder / FILE, text.encode())
 
@@ -193,7 +199,11 @@ def _left(folder: Path) -> tuple[str, ...]:
 
 
 def _record(folder: Path) -> tuple[str, ...] | None:
-    """Return the keys in ``revoked.txt``, one a line; None if there is no such file."""
+    """Return the keys in ``revoked.txt``, one a line; None if there is no such file.
+
+    Raises:
+      ConfigError: It is damaged, or its last line is not ``end``.
+    """
     try:
         lines = (folder / REVOKED).read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -202,6 +212,18 @@ def _record(folder: Path) -> tuple[str, ...] | None:
         lines = ["?"]
     # An administrator may say in a comment why a key is there.
     keys = tuple(key for line in lines if (key := line.partition("#")[0].strip()))
+    if _END not in keys:
+        raise ConfigError(
+            f"{REVOKED}, the record of revoked keys, is cut off: no line `{_END}` is in it.",
+            remedy="Restore it from a backup; if no key is missing from it, add the line "
+            f"`{_END}` as its last.",
+        )
+    if keys.index(_END) != len(keys) - 1:
+        raise ConfigError(
+            f"{REVOKED} goes on after its line `{_END}`.",
+            remedy=f"Move the line `{_END}` to the end: what comes after it would be lost unseen.",
+        )
+    keys = keys[:-1]
     for number, key in enumerate(keys, start=1):
         if not re.fullmatch(PUBLIC, key):
             raise ConfigError(

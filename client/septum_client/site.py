@@ -9,7 +9,7 @@
     node.key         lets the site's connection in at the coordinator; node.pub is its public half
     link.secret      after `septum site split`, which moves node.key: what the halves share
     coordinator.toml whom the site joined: address, certificate, key
-    revoked.txt      public keys that the site believes no longer
+    revoked.txt      public keys that the site believes no longer; `end` is its last line
     policy.toml      the hospital's limits
     offered/         one study a file, as its coordinator signed it; nothing trains from here
     approved/        one study a file, named by digest, and the site's own signature beside it
@@ -52,10 +52,18 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """An opened site directory."""
+    """An opened site directory.
+
+    Args:
+      folder: Where it is.
+      name: Public name.
+      simulated: ``site.toml`` says that no hospital's data is in it: as long as it
+        joined nobody, it believes whoever signed what it approved.
+    """
 
     folder: Path
     name: str
+    simulated: bool = False
 
     @staticmethod
     def create(
@@ -65,6 +73,7 @@ class Site:
         policy: Policy,
         key: bytes | None = None,
         signing: SigningKey | None = None,
+        simulated: bool = False,
     ) -> "Site":
         """Make a new site; the directory is readable by its owner alone.
 
@@ -75,6 +84,7 @@ class Site:
           key: 32 secret bytes. Fresh from the system unless the bench, which
             must be reproducible, passes its own.
           signing: The key that it signs with; fresh likewise.
+          simulated: Only the bench says so: this site trains without joining anybody.
 
         Raises:
           ConfigError: The name is not lower-case letters, digits and hyphens, or
@@ -105,21 +115,23 @@ class Site:
         Ledger(
             folder / "ledger.sqlite"
         ).verify()  # begins the chain: from now on, absent means lost
-        write_durably(folder / "site.toml", f'name = "{name}"\n'.encode())
-        return Site(folder=folder, name=name)
+        said = f'name = "{name}"\n' + ("simulated = true\n" if simulated else "")
+        write_durably(folder / "site.toml", said.encode())
+        return Site(folder=folder, name=name, simulated=simulated)
 
     @staticmethod
     def open(folder: Path) -> "Site":
         """Open the site at ``folder``; ConfigError if there is none."""
         try:
-            name = str(tomllib.loads((folder / "site.toml").read_text(encoding="utf-8"))["name"])
+            said = tomllib.loads((folder / "site.toml").read_text(encoding="utf-8"))
+            name = str(said["name"])
         except (OSError, KeyError, ValueError):
-            name = ""
+            said, name = {}, ""
         if not _NAME.fullmatch(name):
             raise ConfigError(
                 "the site directory cannot be opened.", remedy="Run `septum site init` first."
             )
-        return Site(folder=folder, name=name)
+        return Site(folder=folder, name=name, simulated=said.get("simulated") is True)
 
     @property
     def key(self) -> bytes:
@@ -221,7 +233,8 @@ class Site:
         key = self.signing.public
         approval.check(_text(path.with_suffix(".approval")), study, site=self.name, public=key)
         if today is not None:
-            believed, revoked = trusted(self.folder, otherwise=study.coordinator)
+            alone = study.coordinator if self.simulated else None
+            believed, revoked = trusted(self.folder, simulated=alone)
             if not believed:  # a simulated site that joined nobody, and a study that nobody signs
                 in_force(study, today=today)
                 return study

@@ -167,6 +167,7 @@ def admit(
                 policy=policy,
                 key=site_key(plan.seed, name),
                 signing=signing_key(plan.seed, name),
+                simulated=True,
             )
         if not (site.cohort_path / "cohort.json").exists():
             ingest(

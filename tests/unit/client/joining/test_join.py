@@ -8,6 +8,7 @@ from septum.signed_study import sign
 from septum.signing import fingerprint
 from septum_client import coordinator
 from septum_client.join import digests, join, offered, study_of
+from septum_client.site import Site
 
 
 def files(site):
@@ -167,14 +168,51 @@ def test_without_the_record_of_revoked_keys_nothing_trains_and_nobody_is_joined(
     assert coordinator.joined(folder).revoked == ()
 
 
+def test_a_hospital_with_neither_file_does_not_believe_what_it_approved(moved):
+    folder = moved.site.folder
+    for name in ("revoked.txt", "coordinator.toml"):
+        (folder / name).unlink()
+    for site in (moved.site, Site.open(folder)):
+        with pytest.raises(ConfigError, match="joined no coordinator"):
+            site.approved(moved.digest, today=moved.now.date())
+
+
+def test_a_simulated_site_believes_what_it_approved_until_it_joins_somebody(
+    invited, tiny, tmp_path
+):
+    signed = tiny.signed()
+    site = Site.open(tiny.site(tmp_path / "simulated", signed).folder)
+    assert site.approved(signed.study.digest, today=invited.now.date()) == signed.study
+    (site.folder / "revoked.txt").write_text("end\n")
+    with pytest.raises(ConfigError, match="joined no coordinator"):
+        site.approved(signed.study.digest, today=invited.now.date())
+
+
+def test_a_record_of_revoked_keys_that_was_cut_off_anywhere_trains_nothing(moved):
+    record = moved.site.folder / "revoked.txt"
+    whole = record.read_bytes()
+    assert moved.key.public.encode() in whole
+    for length in range(len(whole.rstrip())):
+        record.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match=r"revoked\.txt"):
+            moved.site.approved(moved.digest, today=moved.now.date())
+    for lost in (b"\0" * len(whole), whole + b"\n" + moved.key.public.encode()):
+        record.write_bytes(lost)
+        with pytest.raises(ConfigError, match=r"revoked\.txt"):
+            moved.site.approved(moved.digest, today=moved.now.date())
+    record.write_bytes(whole.rstrip())
+    assert moved.site.approved(moved.digest, today=moved.now.date())
+
+
 def test_an_administrator_may_add_a_key_and_say_why(moved):
     folder = moved.site.folder
-    with (folder / "revoked.txt").open("a") as record:
-        record.write(f"\n{moved.other.coordinator}  # stolen, says their letter of 3 May\n")
+    record = (folder / "revoked.txt").read_text().splitlines()
+    record.insert(-1, f"{moved.other.coordinator}  # stolen, says their letter of 3 May")
+    (folder / "revoked.txt").write_text("\n".join((*record, "", "# that was all", "")))
     with pytest.raises(Refusal) as refused:
         moved.site.approved(moved.digest, today=moved.now.date())
     assert refused.value.code is Code.KEY_REVOKED
-    (folder / "revoked.txt").write_text("half a key\n")
+    (folder / "revoked.txt").write_text("half a key\nend\n")
     with pytest.raises(ConfigError, match="key 1 in revoked"):
         coordinator.joined(folder)
 
@@ -185,9 +223,15 @@ def test_what_an_older_septum_wrote_of_revoked_keys_is_read_and_kept(moved):
     old = path.read_text().replace("format = 2", f'format = 1\nrevoked = ["{moved.key.public}"]')
     path.write_text(old)
     (folder / "revoked.txt").unlink()
+    # It had no record; nor has one whose record, with the keys added since, is gone.
+    with pytest.raises(ConfigError, match="record of revoked keys, is gone") as refused:
+        moved.site.approved(moved.digest, today=moved.now.date())
+    assert "one line `end`" in refused.value.remedy
+    (folder / "revoked.txt").write_text("end\n")
     assert coordinator.joined(folder).revoked == (moved.key.public,)
     moved.rejoin(moved.other, "")
-    assert (folder / "revoked.txt").read_text() == f"{moved.key.public}\n"
+    record = (folder / "revoked.txt").read_text().splitlines()
+    assert record[1:] == [moved.key.public, "end"]
 
 
 def test_an_offered_study_that_was_changed_on_disk_is_not_shown(invited):
