@@ -30,6 +30,9 @@ NODE_KEY: Final = "node.key"
 SECRET: Final = "link.secret"  # noqa: S105 - the name of a file
 """What the halves of a site know each other by; a copy in the directory of each."""
 
+_LINK_FOLDER: Final = (
+    "Give it to the user that connects, with mode 0710 and a group of the user that trains."
+)
 _LONGEST: Final = 107  # bytes; sun_path of unix(7), without its last
 
 SITE: Final = "SEPTUM_SITE"
@@ -89,17 +92,21 @@ def node_services(folder: Path, *, address: str, ca: str, link: Path) -> tuple[S
 
     Guarantees:
       - Neither is told where the site, its cohort or its signing key is.
+      - The socket is made only in a folder that its owner and its group alone pass
+        through: whoever reaches it can take every place of the other half.
 
     Raises:
-      ConfigError: The node key is not here, or ``link`` cannot be a socket's path.
+      ConfigError: The node key is not here, or ``link`` cannot be a socket's path,
+        or every user of the machine could reach it.
       DataError: A file cannot be written.
     """
     port = free_port()
-    listens = str(_path_of(link))
+    path = _path_of(link)
+    _only_for_two(path.parent)
     secret = folder.absolute() / SECRET
     return (
         _supernode(folder, address=address, ca=ca, port=port, secret=secret),
-        _relay(listens, f"127.0.0.1:{port}"),
+        _relay(str(path), f"127.0.0.1:{port}"),
     )
 
 
@@ -200,6 +207,21 @@ def _path_of(link: Path) -> Path:
             remedy="Give --link a shorter path.",
         )
     return path
+
+
+def _only_for_two(folder: Path) -> None:
+    try:
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of the link cannot be used ({error.strerror}).",
+            remedy=_LINK_FOLDER,
+        ) from None
+    if mode & 0o007:
+        raise ConfigError(
+            f"{folder} is open to every user of this machine (mode {mode & 0o777:04o}).",
+            remedy=_LINK_FOLDER,
+        )
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ from typing import Final
 PART_BYTES: Final = 1 << 16
 CONNECT_S: Final = 15.0
 MOST: Final = 64
+IDLE_S: Final = 600.0  # more than gRPC's keepalive in Flower, 210 s: no call under way is cut
 
 Place = tuple[str, int] | Path
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -46,9 +47,11 @@ async def serve(listen: Place, target: Place) -> None:
     """Pass connections on until SIGTERM or SIGINT.
 
     Guarantees:
-      - At most :data:`MOST` connections at a time; more wait.
+      - At most :data:`MOST` connections at a time; more wait. One over which no
+        byte went either way for :data:`IDLE_S` seconds gives its place up.
       - What the other side of a socket in the file system may do is decided by
-        the folder that it is in: every user who reaches the folder may connect.
+        the folder that it is in: every user who reaches the folder may connect,
+        and take every place (:func:`septum_client.node.node_services`).
     """
     places = asyncio.Semaphore(MOST)
 
@@ -60,7 +63,14 @@ async def serve(listen: Place, target: Place) -> None:
                 writer.close()
                 return
             try:
-                await asyncio.gather(_carry(reader, other_writer), _carry(other_reader, writer))
+                async with asyncio.timeout(IDLE_S) as idle:
+                    await asyncio.gather(
+                        _carry(reader, other_writer, idle), _carry(other_reader, writer, idle)
+                    )
+            except TimeoutError:
+                # What waits for a side that does not read would hold the connection open.
+                writer.transport.abort()
+                other_writer.transport.abort()
             finally:
                 writer.close()
                 other_writer.close()
@@ -88,10 +98,13 @@ async def _reach(target: Place) -> _Streams:
     return await asyncio.open_connection(*target)
 
 
-async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Pass bytes one way until there are no more."""
+async def _carry(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, idle: asyncio.Timeout
+) -> None:
+    """Pass bytes one way until there are no more; each part is a sign of life for both ways."""
     with contextlib.suppress(OSError):
         while part := await source.read(PART_BYTES):
+            idle.reschedule(asyncio.get_running_loop().time() + IDLE_S)
             sink.write(part)
             await sink.drain()
         sink.write_eof()

@@ -137,14 +137,14 @@ def test_what_trains_is_another_user_without_the_node_key_and_without_a_way_out(
 ):
     hospital = world("north")
     site, node = tmp_path / "sites/north", tmp_path / "node"
-    # A socket's path is short, and both users pass through its folder.
+    # A socket's path is short, and both users pass through its folder, and nobody else.
     run = Path(tempfile.mkdtemp(prefix="septum-"))
     tmp_path.chmod(0o711)
     node.mkdir(mode=0o700)
     given(site, users.client)
     given(node, users.node)
-    run.chmod(0o755)
-    os.chown(run, users.node.pw_uid, users.node.pw_gid)
+    run.chmod(0o710)
+    os.chown(run, users.node.pw_uid, users.client.pw_gid)
     split(site, node)
     up = (*MAIN, "site", "up", "--link", str(run / "link"))
 

@@ -102,6 +102,10 @@ def test_each_half_of_a_hospital_has_a_user_and_a_folder_of_its_own(root: Path) 
     # The socket is made by the one, and found by the other.
     links = {half: _mounts(root, half)["/link"].get("read_only", False) for half in HALVES}
     assert links == {"client": True, "node": False}
+    # Nobody but these two passes through its folder: owner the one's user, group the other's.
+    owner, group = (services[half]["user"].split(":")[0] for half in ("node", "client"))
+    made = f"install -d -o {owner} -g {group} -m 0710 link\n"
+    assert made in (root / "docs/deploy.md").read_text(encoding="utf-8")
 
 
 def _mounts(root: Path, service: str) -> dict[str, dict]:
@@ -199,7 +203,10 @@ def test_a_hospitals_two_units_share_a_socket_and_nothing_else(root: Path) -> No
     link = "--link /run/septum-link/socket"
     assert client["ExecStart"] == [f"{program} client --site /var/lib/septum/site {link}"]
     assert node["ExecStart"] == [f"{program} node --site /var/lib/septum-node {link}"]
-    assert (node["RuntimeDirectory"], node["RuntimeDirectoryMode"]) == (["septum-link"], ["0711"])
+    assert (node["RuntimeDirectory"], node["RuntimeDirectoryMode"]) == (["septum-link"], ["0710"])
+    # The other half passes through as a member of the group that the folder has; nobody else.
+    assert client["SupplementaryGroups"] == node["Group"]
+    assert "SupplementaryGroups" not in node
     assert "septum-hospital-node.service" in client["After"]
 
 

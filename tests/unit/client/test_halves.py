@@ -2,6 +2,7 @@
 
 import os
 import stat
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -146,6 +147,24 @@ def test_a_link_that_no_socket_can_have_is_said_before_anything_starts(folder, n
         client_services(folder, link=node / ("x" * 108))
     with pytest.raises(ConfigError, match="needs --link"):
         up.serve_half(Half.CLIENT, folder, link=None, notice=pytest.fail, wait=lambda _: True)
+
+
+@pytest.mark.parametrize("mode", [0o711, 0o755, 0o1777])
+def test_the_half_that_connects_makes_no_socket_where_any_user_could_take_its_places(
+    folder, node, tmp_path, mode
+):
+    split(folder, node)
+    between = tmp_path / "between"
+    told = partial(node_services, node, address=ADDRESS, ca="", link=between / "socket")
+    with pytest.raises(ConfigError, match=r"the link cannot be used \(No such file"):
+        told()
+    between.mkdir()
+    between.chmod(mode)
+    with pytest.raises(ConfigError, match="open to every user") as refused:
+        told()
+    assert "0710" in refused.value.remedy
+    between.chmod(0o710)
+    assert told()
 
 
 def test_the_card_is_written_again_where_the_node_key_is_elsewhere(folder, node):

@@ -1,18 +1,24 @@
 """The relay that is a container's door, and the health check, run as plain processes."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from .conftest import ROOT
 
 DOOR = (sys.executable, "-P", "-m", "septum_client.relay")
+CONNECTS, TRAINS, STRANGER = 64_001, 64_002, 64_003
+"""Users and groups of no name."""
 HEALTHY = ROOT / "deploy/images/healthy"
 
 
@@ -40,9 +46,10 @@ def behind():
 
 
 @contextmanager
-def relay(listen, target):
+def relay(listen, target, *, program=DOOR):
     """Run one, and give what it says that it listens on."""
-    process = subprocess.Popen([*DOOR, listen, target], stderr=subprocess.PIPE, text=True)
+    words = [*program, listen, target]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         yield process.stderr.readline().split()[-1]
     finally:
@@ -71,6 +78,86 @@ def test_a_socket_that_was_left_behind_is_made_anew_and_both_users_may_connect(t
     with relay(str(link), "127.0.0.1:1") as there:
         assert there == str(link)
         assert stat.S_IMODE(link.stat().st_mode) == 0o666
+
+
+@pytest.fixture
+def between():
+    """The folder of a socket as deploy/ makes it: one user's, and another one's group's."""
+    if os.geteuid() != 0:
+        pytest.skip("other users need root")
+    # Not below tmp_path, where nobody but root comes.
+    folder = Path(tempfile.mkdtemp(prefix="septum-"))
+    os.chown(folder, CONNECTS, TRAINS)
+    folder.chmod(0o710)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def reached(user, groups, path, *, takes=1):
+    """What ``user`` hears of the server behind ``path`` over the last of so many connections."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(user)
+            os.setuid(user)
+            taken = [socket.socket(socket.AF_UNIX) for _ in range(takes)]
+            for one in taken:
+                one.settimeout(20)
+                one.connect(str(path))
+            taken[-1].sendall(b"heard")
+            os.write(writer, taken[-1].recv(9))
+        except OSError as error:
+            os.write(writer, type(error).__name__.encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        heard = said.read().decode()
+    os.waitpid(child, 0)
+    return heard
+
+
+def test_no_other_user_of_the_machine_can_take_the_places_of_the_half_that_trains(behind, between):
+    link = between / "socket"
+    with relay(str(link), f"{behind[0]}:{behind[1]}") as there:
+        assert reached(STRANGER, [], there, takes=64) == "PermissionError"
+        # By its own group where a person or compose made the folder, by one more under systemd.
+        assert reached(TRAINS, [], there) == "HEARD"
+        os.chown(between, CONNECTS, CONNECTS)
+        assert reached(TRAINS, [], there) == "PermissionError"
+        assert reached(TRAINS, [CONNECTS], there) == "HEARD"
+        # The control: what the folder keeps out is the stranger, not the test's own process.
+        between.chmod(0o711)
+        assert reached(STRANGER, [], there) == "HEARD"
+
+
+SOON = (
+    "import asyncio, sys; from septum_client import relay; relay.IDLE_S = 1.0;"
+    "asyncio.run(relay.serve(*map(relay.place_of, sys.argv[1:])))"
+)
+
+
+def test_a_connection_over_which_nothing_goes_gives_its_place_up_and_one_in_use_does_not(behind):
+    target = f"{behind[0]}:{behind[1]}"
+    with relay("127.0.0.1:0", target, program=(sys.executable, "-P", "-c", SOON)) as port:
+        place = ("127.0.0.1", int(port))
+        with (
+            socket.create_connection(place, timeout=20) as used,
+            socket.create_connection(place, timeout=20) as silent,
+        ):
+            silent.setblocking(False)
+            begun, given_up = time.monotonic(), False
+            while not given_up and time.monotonic() < begun + 30:
+                used.sendall(b"x")
+                assert used.recv(1) == b"X"
+                with suppress(BlockingIOError):
+                    given_up = silent.recv(1) == b""
+            assert given_up
+            assert time.monotonic() > begun + 0.9
+            used.sendall(b"y")
+            assert used.recv(1) == b"Y"
 
 
 def test_the_door_passes_every_byte_both_ways(door):
