@@ -84,16 +84,29 @@ def read_keys(folder: Path) -> Identity:
         if elsewhere:
             public = node_key.parse(content.decode().strip())
         else:
-            loaded = load_ssh_private_key(content, password=None)
-            if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-                raise ConfigError(f"the site's {name} is of another kind.", remedy=_RESTORE)
-            node, public = loaded, loaded.public_key()
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+            node = parse_node_key(content)
+            public = node.public_key()
+    except (OSError, ValueError):
         raise ConfigError(f"the site's {name} cannot be read.", remedy=_RESTORE) from None
     if not (folder / SIGNING_KEY).is_file():
         raise ConfigError(f"the site's {SIGNING_KEY} is missing.", remedy=_RESTORE)
     signing = SigningKey.load(folder / SIGNING_KEY)
     return Identity(signing=signing, node_public=node_key.text_of(public), node=node)
+
+
+def parse_node_key(content: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return the node key that ``content`` is, as :func:`make_keys` makes one.
+
+    Raises:
+      ConfigError: It is no private key in OpenSSH's form, or one of another kind.
+    """
+    try:
+        key = load_ssh_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(f"the site's {NODE_KEY} cannot be read.", remedy=_RESTORE) from None
+    if not (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP384R1)):
+        raise ConfigError(f"the site's {NODE_KEY} is of another kind.", remedy=_RESTORE)
+    return key
 
 
 def write_card(folder: Path, *, name: str, patients: int = 0) -> SiteCard:

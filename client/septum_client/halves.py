@@ -11,9 +11,11 @@ Between them is one socket in the file system (:mod:`septum_client.relay`), so
 that the half that trains needs no network at all.
 """
 
+import errno
 import os
 import pwd
 import secrets
+import stat
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ from septum.errors import ConfigError
 from septum_client.node import NODE_KEY, SECRET
 
 _SITE: Final = "site.toml"
+_LONGEST_KEY: Final = 1 << 16  # bytes; one has about 700
 
 
 class Half(StrEnum):
@@ -41,10 +44,12 @@ def split(folder: Path, node: Path) -> None:
     Guarantees:
       - The node's key is in one place at the end, and never in none.
       - Each file belongs to the owner of the folder that it is in, if root runs this.
+      - What is copied is a P-384 key, read once from a file in ``folder`` itself: a
+        link that the site's user left there leads root to nothing.
 
     Raises:
       ConfigError: The folder is no site, has joined nobody, or its key is in neither
-        place, or another one is in ``node``.
+        place, is a link or of another kind, or another one is in ``node``.
       DataError: A file cannot be written.
     """
     from septum_client import card, coordinator  # noqa: PLC0415 - imports torch; `up` does not
@@ -54,9 +59,9 @@ def split(folder: Path, node: Path) -> None:
     if node.resolve() == folder.resolve() or (node / _SITE).exists():
         raise ConfigError(f"{node} is a site's own directory.", remedy="Name another folder.")
     node.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if (folder / NODE_KEY).exists():
-        card.read_keys(folder)  # or whatever a link of that name leads to would be copied
-        key = (folder / NODE_KEY).read_bytes()
+    key = _key_in(folder)
+    if key is not None:
+        card.parse_node_key(key)
         if (node / NODE_KEY).exists() and (node / NODE_KEY).read_bytes() != key:
             raise ConfigError(
                 f"{node} holds another {NODE_KEY}.",
@@ -77,6 +82,29 @@ def split(folder: Path, node: Path) -> None:
         _own(node / name)
 
 
+def _key_in(folder: Path) -> bytes | None:
+    """Return the bytes of the node key in ``folder``; None if there is none."""
+    # O_NONBLOCK: a pipe of that name must not hold root up.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(folder / NODE_KEY, flags), "rb") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
+                return file.read(_LONGEST_KEY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise _unusable(f"cannot be read ({error.strerror})") from None
+    raise _unusable("is a link, or no file")
+
+
+def _unusable(how: str) -> ConfigError:
+    return ConfigError(
+        f"the site's {NODE_KEY} {how}.", remedy="Put the file itself there, from a backup."
+    )
+
+
 def is_site(folder: Path) -> None:
     """Pass when ``folder`` is a site's directory.
 
@@ -89,6 +117,9 @@ def is_site(folder: Path) -> None:
 
 def check_half(half: Half, folder: Path) -> None:
     """Pass when ``folder`` is of ``half``, and holds nothing of the other.
+
+    Looks into this folder and no other: what else the half's user could read is
+    the matter of users and modes (``docs/deploy.md``).
 
     Raises:
       ConfigError: It is not, or does.

@@ -124,8 +124,10 @@ def serve_half(
       wait: As in :func:`serve`.
 
     Guarantees:
-      - As :func:`serve`; and the half that trains does not start where it could
-        read the node's key, nor the other where it could read a site.
+      - As :func:`serve`; and the half that trains does not start in a folder that
+        holds the node's key, nor the other in one that holds a site. No other
+        folder is looked into: that neither can read the other's is the matter of
+        two users and the modes of their folders (``docs/deploy.md``).
 
     Raises:
       ConfigError: The folder is not that half's, or ``link`` is missing.

@@ -5,12 +5,14 @@ import stat
 from functools import partial
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from septum.cli import build_app
 from septum.errors import ConfigError
 from septum.joining import read_card
-from septum_client import coordinator, halves, up
+from septum_client import card, coordinator, halves, up
 from septum_client.card import make_keys, read_keys, write_card
 from septum_client.coordinator import Coordinator
 from septum_client.halves import Half, become, check_half, split
@@ -73,6 +75,57 @@ def test_a_split_that_stopped_half_way_is_finished_by_the_next(folder, node, mon
     split(folder, node)
     check_half(Half.NODE, node)
     check_half(Half.CLIENT, folder)
+
+
+def ssh_key(curve):
+    key = ec.generate_private_key(curve)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def test_nobody_elses_key_is_copied_through_a_link_or_for_being_a_key(folder, node, tmp_path):
+    there, foreign = folder / "node.key", tmp_path / "ssh_host_ecdsa_key"
+    # As good as the site's own: nothing but the link can be what is refused.
+    foreign.write_bytes(ssh_key(ec.SECP384R1()))
+    for left in (there.symlink_to, there.hardlink_to, lambda _: os.mkfifo(there)):
+        there.unlink()
+        left(foreign)
+        with pytest.raises(ConfigError, match=r"node\.key is a link, or no file"):
+            split(folder, node)
+    there.unlink()
+    there.write_bytes(ssh_key(ec.SECP256R1()))
+    with pytest.raises(ConfigError, match=r"node\.key is of another kind"):
+        split(folder, node)
+    assert not (node / "node.key").exists()
+
+
+def test_what_was_checked_is_what_is_copied_whatever_takes_its_place_meanwhile(
+    folder, node, monkeypatch
+):
+    key, checked = (folder / "node.key").read_bytes(), card.parse_node_key
+
+    def swapped(content):
+        (folder / "node.key").write_text("root's own")
+        return checked(content)
+
+    monkeypatch.setattr(card, "parse_node_key", swapped)
+    split(folder, node)
+    assert (node / "node.key").read_bytes() == key
+
+
+def test_a_site_of_an_older_format_is_not_split_before_it_has_a_record_of_revoked_keys(
+    folder, node
+):
+    path = folder / "coordinator.toml"
+    path.write_text(path.read_text().replace("format = 2", f'format = 1\nrevoked = ["{"2" * 64}"]'))
+    (folder / "revoked.txt").unlink()
+    with pytest.raises(ConfigError, match="record of revoked keys, is gone"):
+        split(folder, node)
+    assert (folder / "node.key").exists()
+    (folder / "revoked.txt").write_text("end\n")
+    split(folder, node)
+    for half in (folder, node):
+        assert "2" * 64 in coordinator.joined(half).revoked
+        assert (half / "revoked.txt").exists()
 
 
 @pytest.mark.parametrize(
