@@ -253,7 +253,7 @@ def _likenesses(releases: Sequence[Loud]) -> tuple[npt.NDArray[np.float64], int]
     products = np.zeros((count, count))
     for first in range(0, blocks, each):
         held = min(each, blocks - first)
-        part = np.empty((count, held, block), dtype=np.float32)
+        part = np.empty((count, held, block))  # float64: a model that diverges overflows less
         chosen = slice(first * every, (first + held - 1) * every + 1, every)
         for row, release in zip(part, releases, strict=True):
             row[:] = release.update[: size // block * block].reshape(-1, block)[chosen]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -196,15 +197,16 @@ def test_errors_of_joining_end_with_their_own_exit_code(typed, monkeypatch, caps
 def test_the_other_sides_words_in_an_error_do_not_act_on_the_screen(
     typed, tmp_path, monkeypatch, capsys
 ):
-    ethics = [{"number": "\x1b[2J", "body": "Board", "expires": "2020-01-01"}]
-    signed = typed.signed(approvals=ethics)
+    ethics = [{"number": "MARK", "body": "Board", "expires": "2030-01-01"}]
+    text = typed.signed(approvals=ethics).to_toml().replace("MARK", "\\u001b[2J")
+    signed = SimpleNamespace(to_toml=lambda: text)
     typed.file.write_text(typed.invitation(signed).to_toml())
     arguments = ["septum", "site", "join", str(typed.file), "--fingerprint", typed.spoken]
     monkeypatch.setattr(sys, "argv", [*arguments, "--site", str(typed.folder)])
     monkeypatch.setenv("NO_COLOR", "1")
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == Refusal.exit_code
+    assert stopped.value.code
     printed = capsys.readouterr().err
-    assert "\\u001b[2J of Board ended" in printed
+    assert "approvals.0.number" in printed
     assert "\x1b" not in printed
