@@ -32,9 +32,11 @@ SILENCE: Final = {
 }
 os.environ.update(SILENCE)
 
-if "MPLCONFIGDIR" not in os.environ and importlib.util.find_spec("matplotlib") is not None:
-    # Where no folder can be made, whether Matplotlib needs one is for who imports it.
-    with contextlib.suppress(OSError):
-        # Not a fixed name: Matplotlib runs what a configuration in that folder names.
-        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="septum-")
-        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+if "MPLCONFIGDIR" not in os.environ:
+    # Where no folder can be made, whether Matplotlib needs one is for who imports it. A finder
+    # that forbids Matplotlib raises, and then nobody does.
+    with contextlib.suppress(OSError, ImportError):
+        if importlib.util.find_spec("matplotlib") is not None:
+            # Not a fixed name: Matplotlib runs what a configuration in that folder names.
+            os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="septum-")
+            atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
