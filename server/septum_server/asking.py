@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import httpx
@@ -76,10 +76,17 @@ class Asking:
                 self._failed.discard(node)
                 self._tally.ask(node)
 
-    def hear(self) -> None:
-        """Count the answers that have come, one at a time: each holds a whole update."""
+    def hear(self, *, over: Callable[[], bool] = lambda: False) -> None:
+        """Count the answers that have come, one at a time: each holds a whole update.
+
+        Args:
+          over: Whether the order's time has passed. Flower then makes an error of whatever
+            is out, which says no more than that nobody answered.
+        """
         for name in list(self.pending):
             for reply in self._pull(name):
+                if reply.has_error() and over():
+                    continue
                 answers = reply.metadata.reply_to_message_id
                 node = self.pending.pop(answers, None)
                 if node is None:

@@ -139,7 +139,7 @@ class RoundLoop:
                 asking.ask(self._connected(grid), seconds=order.deadline - now)
             if not asking.pending and tally.settled:
                 break
-            asking.hear()
+            asking.hear(over=lambda: self._clock.now() > order.deadline)
             pause = min(_LONGEST_S, _SHORTEST_S + _PATIENCE * (now - begun))
             self._clock.sleep(max(pause, _EACH_S * len(asking.pending)))
         self._started = begun

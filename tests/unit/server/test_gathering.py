@@ -293,6 +293,37 @@ def test_a_site_that_was_not_there_is_told_from_one_that_was_slow(tiny, keys, tm
     assert entry.refused == {"west": rounds.NO_ANSWER}
 
 
+def test_an_order_that_expires_as_answers_are_fetched_is_unanswered_and_no_failure(
+    tiny, keys, tmp_path
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.after[4] = 2 * HOUR
+    push, pull, expired = world.push_messages, world.pull_messages, []
+
+    def stamped(messages):
+        for message in messages:
+            message.metadata.created_at = world.at
+        return push(messages)
+
+    def slowly(names):
+        """Fetch as from a slow disk; like Flower, make an error of what has expired."""
+        world.at += 0.7
+        for name in set(names) & set(world.waiting):
+            _, node, message = world.waiting[name]
+            if world.at > message.metadata.created_at + message.metadata.ttl:
+                expired.append(node)
+                world.script[node] = lambda *_: Error(code=3, reason="expired")
+                return [world.answer(*world.waiting.pop(name)[1:])]
+        return pull(names)
+
+    world.push_messages, world.pull_messages = stamped, slowly
+    signed = known(tiny, keys, participation={"deadline_s": 600})
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=signed)
+    assert expired == [4], "the control: an error was made of it"
+    assert entry.answered == ("north", "south")
+    assert entry.refused == {"west": rounds.NO_ANSWER}
+
+
 def test_a_hospitals_node_cannot_speak_for_another_from_the_very_first_answer(tiny, keys, tmp_path):
     world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
     world.script[4] = lambda world, site, order, tries: honest(world, "south", order, tries)
