@@ -13,7 +13,7 @@ from septum_client.clipping.outer import Outer, Shape, enter, scratch
 from septum_client.clipping.rules import Rule, Saved, enter_bias, trains
 
 _WIDEST_DIRECT: Final = 4096  # inputs times outputs up to which a convolution of groups is faster
-_FEWEST_DIRECT: Final = 128  # positions from which it is
+_FEWEST_DIRECT: Final = 64  # positions from which it is
 
 
 @dataclass(frozen=True, kw_only=True)

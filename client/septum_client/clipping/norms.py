@@ -49,7 +49,7 @@ class ChannelNorm(Rule):
             source.reshape(1, rows * channels, -1),
             mean.view(1, -1),
             scale.view(1, -1),
-            module.weight.repeat(rows),
+            module.weight.expand(rows, -1).reshape(-1),
             1,
             rows * channels,
             prod(source.shape[2:]),

@@ -130,10 +130,12 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
 def _handfuls(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Return the parameters in order, small ones together: each draw has a cost of its own."""
     together: list[nn.Parameter] = []
+    numbers = 0
     for parameter in parameters:
         together.append(parameter)
-        if sum(one.numel() for one in together) >= _HANDFUL:
+        numbers += parameter.numel()
+        if numbers >= _HANDFUL:
             yield together
-            together = []
+            together, numbers = [], 0
     if together:
         yield together
