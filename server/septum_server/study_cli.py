@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from septum_server.questions import above_zero, cards, not_there, study_field, words
 from septum_server.server_cli import Folder, opened
 
 if TYPE_CHECKING:
@@ -30,18 +31,34 @@ def add_study_verbs(app: typer.Typer) -> None:
 
 
 def new(
-    out: Annotated[Path, typer.Argument(help="TOML file to write.")],
+    out: Annotated[Path, typer.Argument(help="TOML file to write.", callback=not_there)],
     sites: Annotated[
-        list[Path], typer.Option("--site", help="A hospital's site-card.toml; once for each.")
+        list[Path],
+        typer.Option("--site", help="A hospital's site-card.toml; once for each.", callback=cards),
     ],
-    name: Annotated[str, typer.Option(prompt="Name (lower case, hyphens)")],
-    purpose: Annotated[str, typer.Option(prompt="The research question")],
-    labels: Annotated[str, typer.Option(prompt="Labels to learn, by commas")],
+    name: Annotated[
+        str, typer.Option(prompt="Name (lower case, hyphens)", callback=study_field("name"))
+    ],
+    purpose: Annotated[
+        str, typer.Option(prompt="The research question", callback=study_field("purpose"))
+    ],
+    labels: Annotated[
+        str, typer.Option(prompt="Labels to learn, by commas", callback=study_field("data.labels"))
+    ],
     task: Annotated[
-        str, typer.Option(prompt="Task (multilabel, classification, segmentation)")
+        str,
+        typer.Option(
+            prompt="Task (multilabel, classification, segmentation)",
+            callback=study_field("data.task"),
+        ),
     ] = "multilabel",
-    image_size: Annotated[int, typer.Option(prompt="Image size, pixels a side")] = 64,
-    epsilon: Annotated[float, typer.Option(prompt="Epsilon per patient, over all rounds")] = 3.0,
+    image_size: Annotated[
+        int,
+        typer.Option(prompt="Image size, pixels a side", callback=study_field("data.image_size")),
+    ] = 64,
+    epsilon: Annotated[
+        float, typer.Option(prompt="Epsilon per patient, over all rounds", callback=above_zero)
+    ] = 3.0,
     approval: Annotated[
         list[str] | None,
         typer.Option(help="NUMBER@BODY of an ethics approval; once for each."),
@@ -60,17 +77,14 @@ def new(
 
     [dim]Example:[/dim]  septum study new study.toml --site north.toml --site south.toml
     """
-    from septum.errors import ConfigError  # noqa: PLC0415 - --help must be quick
-    from septum.joining import read_card  # noqa: PLC0415
+    from septum.joining import read_card  # noqa: PLC0415 - --help must be quick
     from septum_server.draft import Wishes, commented, declared, fields_of  # noqa: PLC0415
 
-    if out.exists():
-        raise ConfigError(f"{out} exists already.", remedy="Edit it, or choose another file.")
     wishes = Wishes(
         name=name,
         purpose=purpose,
         task=task,
-        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        labels=tuple(words(labels)),
         image_size=image_size,
         epsilon=epsilon,
         delta=delta,

@@ -1,6 +1,10 @@
 """The coordinator's commands, typed as a person would, without a server."""
 
 import json
+import os
+import pty
+import select
+import subprocess
 import sys
 import tomllib
 
@@ -122,6 +126,77 @@ def test_what_cannot_be_a_study_is_named_and_nothing_is_written(
 ):
     one_sentence(new(septum, hospitals, *arguments), word)
     assert not (tmp_path / "study.toml").exists()
+
+
+def typed(folder, command, answers):
+    """Type ``answers``, each after the prompt it belongs to, at a terminal; return the screen."""
+    ours, theirs = pty.openpty()
+    run = "import sys; from septum.cli import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", run, *map(str, command)],
+        cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as child:  # fmt: skip
+        os.close(theirs)
+        screen, told = "", 0
+        for prompt, answer in [*answers, (None, "")]:
+            while prompt is None or prompt not in screen[told:]:
+                assert select.select([ours], [], [], 120)[0], screen
+                try:
+                    more = os.read(ours, 4096).decode()
+                except OSError:  # the other end is closed: it has ended
+                    more = ""
+                if not more:
+                    break
+                screen += more
+            assert prompt is None or prompt in screen[told:], (prompt, screen)
+            told = len(screen)
+            os.write(ours, f"{answer}\n".encode() if prompt else b"")
+        child.wait(60)
+    os.close(ours)
+    return child.returncode, screen
+
+
+def test_a_wrong_answer_at_the_terminal_is_asked_again_and_costs_no_other(
+    septum, hospitals, tmp_path
+):
+    sites = [word for card in hospitals for word in ("--site", card)]
+    code, screen = typed(
+        tmp_path,
+        ["study", "new", "typed.toml", *sites, *DECLARED],
+        [
+            ("Name", "Tiny Study"),
+            ("Name", "tiny"),
+            ("research question", "A test."),
+            ("Labels", "sick, not well"),
+            ("Labels", "sick, well"),
+            ("Task", "both"),
+            ("Task", ""),
+            ("Image size", "8"),
+            ("Image size", "32"),
+            ("Epsilon", "0"),
+            ("Epsilon", "4"),
+        ],
+    )
+    assert code == 0, screen
+    assert screen.count("Error: ") == 5
+    assert "Input should be 'multilabel', 'classification'" in screen
+    code, _, err = new(septum, hospitals, *DECLARED)
+    assert code == 0, err
+    assert (tmp_path / "typed.toml").read_text() == (tmp_path / "study.toml").read_text()
+
+
+def test_nothing_is_asked_where_the_answers_could_not_be_written(hospitals, tmp_path):
+    there = tmp_path / "study.toml"
+    there.write_text("mine")
+    hospitals[1].write_text("no card")
+    for command, said in (
+        (["study", "new", there, "--site", hospitals[0]], "exists already"),
+        (["study", "new", "other.toml", "--site", hospitals[1]], "site-card.toml"),
+    ):
+        code, screen = typed(tmp_path, command, [])
+        assert code not in {0, None}
+        assert said in screen
+        assert "Name" not in screen
 
 
 def test_an_altered_card_is_refused(septum, hospitals):
