@@ -106,7 +106,7 @@ class Site:
             )
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
-        for part in ("approved", "outbox"):
+        for part in ("approved", "consent", "outbox"):
             (folder / part).mkdir(mode=0o700, exist_ok=True)
         write_durably(folder / "key", key or secrets.token_bytes(32))
         card.make_keys(folder, signing=signing)
