@@ -49,7 +49,9 @@ def _fault(command: click.Command, words: list[str]) -> str:
     context = click.Context(command)
     for position, word in enumerate(words):
         if not isinstance(command, click.Group):
-            options = {name for each in command.params for name in each.opts}
+            options = {
+                name for each in command.params for name in (*each.opts, *each.secondary_opts)
+            }
             asked = {w.split("=")[0] for w in words[position:] if w.startswith("--")}
             return f"no option {asked - options}" if asked - options else ""
         if word.startswith("--"):

@@ -41,7 +41,7 @@ def make(folder, **intake):
 def site(tmp_path):
     """Return a site whose register permits all patients but the first two."""
     site = make(tmp_path / "site")
-    (site.folder / "consent").mkdir()
+    (site.folder / "consent").mkdir(exist_ok=True)
     lines = ["patient_id,decision,valid_from"]
     lines += ["P0,deny,2025-01-01"]
     lines += [f"P{p},permit,2025-01-01" for p in range(2, 12)]

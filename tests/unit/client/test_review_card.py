@@ -55,7 +55,7 @@ def test_the_card_says_how_many_patients_permit_the_study(tiny, tmp_path):
     site = tiny.site(tmp_path / "s", study, policy=tiny.policy(intake=Intake()), names=NAMES)
     assert lines(site, study)["consent"].startswith("opt-in; 0 of 10 training patients")
     folder = site.folder / consent.FOLDER
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = "P0,permit\nP1,permit\nP2,deny\nP11,permit\n"
     (folder / "r.csv").write_text("patient_id,decision\n" + rows)
     assert lines(site, study)["consent"] == (
@@ -72,7 +72,7 @@ def test_the_card_is_shown_before_there_is_a_cohort(tiny, tmp_path):
 
 def test_a_register_that_cannot_be_read_is_said_before_anybody_approves(tiny, tmp_path):
     site = tiny.site(tmp_path / "s")
-    (site.folder / consent.FOLDER).mkdir()
+    (site.folder / consent.FOLDER).mkdir(exist_ok=True)
     (site.folder / consent.FOLDER / "r.csv").write_text("x")
     with pytest.raises(DataError, match="columns of a register"):
         lines(site, tiny.study())

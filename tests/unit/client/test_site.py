@@ -26,7 +26,7 @@ def test_a_new_site_is_readable_by_its_owner_alone(tmp_path):
     assert modes(site.folder) == {
         "site.toml": 0o600, "policy.toml": 0o600, "key": 0o600, "ledger.sqlite": 0o600,
         "signing.key": 0o600, "node.key": 0o600, "node.pub": 0o600, "site-card.toml": 0o600,
-        "approved": 0o700, "outbox": 0o700,
+        "approved": 0o700, "consent": 0o700, "outbox": 0o700,
     }  # fmt: skip
 
 

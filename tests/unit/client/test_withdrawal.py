@@ -91,7 +91,7 @@ def test_rounds_that_a_patient_was_kept_out_of_are_not_counted(tiny, tmp_path):
     study = tiny.study()
     site = tiny.site(tmp_path / "s", study, names=NAMES)
     folder = site.folder / consent.FOLDER
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     train(tiny, site, study, 1)
     (folder / "register.csv").write_text("patient_id,decision\nP2,deny\n")
     train(tiny, site, study, 2)
