@@ -95,6 +95,7 @@ class Asking:
                 if lost:
                     self._failed.add(node)
                 self._tally.take(node, partial(read, reply, node), message=answers, final=not lost)
+                _empty(reply)
 
     def _pull(self, name: str) -> list[Message]:
         if self._allowance is not None:
@@ -107,6 +108,17 @@ class Asking:
             # Flower gives an answer once, so that this one is gone: the node has answered badly.
             self._tally.take(self.pending.pop(name), partial(_unreadable, type(error).__name__))
             return []
+
+
+def _empty(reply: Message) -> None:
+    """Let go of the arrays of a reply that was counted.
+
+    Flower's records refer to themselves in a circle: what they hold would stay until
+    Python looks for circles, many replies later.
+    """
+    if reply.has_content():
+        for record in reply.content.array_records.values():
+            record.clear()
 
 
 def _unreadable(kind: str) -> Release:

@@ -140,6 +140,8 @@ class RoundLoop:
             if not asking.pending and tally.settled:
                 break
             asking.hear(over=lambda: self._clock.now() > order.deadline)
+            if not asking.pending and tally.settled:
+                continue  # all may be said: only who connected meanwhile is still to be asked
             pause = min(_LONGEST_S, _SHORTEST_S + _PATIENCE * (now - begun))
             self._clock.sleep(max(pause, _EACH_S * len(asking.pending)))
         self._started = begun
@@ -180,7 +182,7 @@ class RoundLoop:
         moved, self._state = advance(
             self._study.strategy,
             model,
-            # A strategy reads these three names of a contribution, whatever keeps them.
+            # A strategy asks a contribution for no more than a part says, whatever keeps it.
             cast(Sequence[Contribution], parts),
             state=self._state,
             round=entry.round,

@@ -1,6 +1,8 @@
 """The round loop on a grid whose nodes come, go, fall silent and answer by a clock of its own."""
 
 import dataclasses
+import gc
+import weakref
 
 import httpx
 import numpy as np
@@ -438,3 +440,36 @@ def test_a_refusal_of_an_order_that_could_not_be_read_is_an_answer_to_that_messa
     _, entries = run(world, tiny, tmp_path / "second", rounds=2)
     assert [entry.refused for entry in entries] == [{}, {"west": "REPLAYED"}]
     assert tries == [1, 2]
+
+
+def test_nobody_waits_once_the_last_answer_was_heard(tiny, tmp_path):
+    world = World(tiny)
+    heard, answer = [], world.answer
+
+    def late(node, message):
+        heard.append(world.at)
+        return answer(node, message)
+
+    world.answer = late
+    rounds_ = loop(world, tiny, tmp_path / "run")
+    rounds_.gather(world, rounds_.order(1, START))
+    assert (len(heard), world.at) == (len(NODES), heard[-1])
+
+
+def test_no_answer_stays_in_memory_once_it_was_counted(tiny, tmp_path):
+    world, arrays, answer = World(tiny), [], World.answer
+
+    def noted(node, message):
+        reply = answer(world, node, message)
+        arrays.append(weakref.ref(reply.content.array_records["update"]["vector"]))
+        return reply
+
+    world.answer = noted
+    rounds_ = loop(world, tiny, tmp_path / "run")
+    gc.disable()  # which would let go of it now and then
+    try:
+        tally = rounds_.gather(world, rounds_.order(1, START))
+        assert [each() for each in arrays] == [None] * len(NODES)
+    finally:
+        gc.enable()
+    assert set(tally.releases) == set(NODES.values())
