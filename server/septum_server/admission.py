@@ -13,8 +13,8 @@ _SLACK: Final = 1.0 + 1e-6  # the site and this check round differently
 _LOUDEST: Final = 10.0  # a site states its own noise, and with it its own norm bound
 
 
-def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
-    """Accept ``release`` as an answer to ``instruction``, or say why not.
+def admit(release: Release, *, study: Study, instruction: Instruction) -> float:
+    """Accept ``release`` as an answer to ``instruction``, or say why not; return its norm.
 
     Raises:
       AdmissionError: An earlier round, another study or instruction; a site that is not in
@@ -50,6 +50,7 @@ def admit(release: Release, *, study: Study, instruction: Instruction) -> None:
     bound = _bound(release, study=study, parameters=len(release.update))
     if norm > bound * _SLACK:
         raise AdmissionError(f"NORM: the update's norm is {norm:.4g}; the limit is {bound:.4g}.")
+    return norm
 
 
 def share(release: Release, *, study: Study, parameters: int) -> float:

@@ -11,6 +11,7 @@ from septum.errors import EngineError
 from septum.models import Vector
 from septum.wire import Release
 
+_NUMBER: Final = np.dtype(np.float32)
 _NOTHING: Final[Vector] = np.zeros(0, dtype=np.float32)
 
 
@@ -20,11 +21,13 @@ class Arrived:
 
     Attributes:
       stated: The release without its update.
-      path: Where the update is.
+      path: Where the update is: its numbers and nothing else.
+      count: How many they are.
     """
 
     stated: Release
     path: Path
+    count: int
 
     @property
     def site(self) -> str:
@@ -49,7 +52,12 @@ class Arrived:
     @property
     def update(self) -> Vector:
         """The update, float32 (params,), mapped anew: what nobody holds takes no memory."""
-        return np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
+        return self.stretch(0, self.count)
+
+    def stretch(self, start: int, stop: int) -> Vector:
+        """Return a part of the update, mapped anew: memory holds no other part of it."""
+        at, shape = start * _NUMBER.itemsize, (stop - start,)
+        return np.memmap(self.path, _NUMBER, mode="r", offset=at, shape=shape).view(np.ndarray)
 
     def whole(self) -> Release:
         """Return the release with its update in memory."""
@@ -75,18 +83,19 @@ class Arrivals:
         Raises:
           EngineError: The disk is full or the folder cannot be written.
         """
-        path = self.folder / f"{release.site}.npy"
+        path = self.folder / f"{release.site}.f32"
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with path.open("wb") as file:
-                np.save(file, release.update, allow_pickle=False)
+                file.write(np.ascontiguousarray(release.update, dtype=_NUMBER).data)
         except OSError as error:
             raise EngineError(
                 f"a release of {4 * len(release.update) >> 20} MiB could not be kept "
                 f"({error.strerror}).",
                 remedy="Free disk space or correct the folder's permissions, then resume.",
             ) from None
-        return Arrived(stated=replace(release, update=_NOTHING), path=path)
+        stated = replace(release, update=_NOTHING)
+        return Arrived(stated=stated, path=path, count=len(release.update))
 
     def drop(self) -> None:
         """Delete the updates."""

@@ -48,7 +48,7 @@ _PART: Final = 1 << 6
 _ENOUGH: Final = 1 << 20
 """Weights whose median stands for all."""
 
-_AT_ONCE: Final = 1 << 23
+_AT_ONCE: Final = 1 << 21
 """Numbers of all releases together that are compared at a time."""
 
 _COMPARED: Final = 1 << 30
@@ -120,11 +120,20 @@ class Look:
     alarms: tuple[str, ...]
 
 
-def look(release: Loud, study: Study) -> Look:
-    """Return what ``release`` alone shows; see :func:`scores`."""
+def look(release: Loud, study: Study, *, norm: float | None = None) -> Look:
+    """Return what ``release`` alone shows; see :func:`scores`.
+
+    Args:
+      release: An admitted one: every number of it is finite.
+      study: Its study.
+      norm: Its norm, where that is known.
+    """
     known, made = Implied.of(release, study), dict[str, float]()
-    alarms = () if known is None else tuple(_loudness(release.site, release.update, known, made))
-    return Look(scores=made, alarms=alarms)
+    if known is None:
+        return Look(scores=made, alarms=())
+    update = release.update
+    norm = update_norm(update) if norm is None else norm
+    return Look(scores=made, alarms=tuple(_loudness(release.site, update, norm, known, made)))
 
 
 def scores(
@@ -192,11 +201,13 @@ def _carried(training: Training, *, steps: int) -> list[float]:
     return [(1 - m ** (steps - step + 1)) / (1 - m) for step in range(1, steps + 1)]
 
 
-def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float]) -> Iterable[str]:
+def _loudness(
+    site: str, update: Vector, norm: float, implied: Implied, made: dict[str, float]
+) -> Iterable[str]:
     count, unit = len(update), _HALF * implied.std
     # Evenly spread ones of very many: their median is as exact as the alarm needs.
     spread = np.abs(update[:: -(-count // _ENOUGH)])
-    medians = {"noise": (NOISE_LOW, float(np.median(spread)), len(spread))}
+    medians = {"noise": (NOISE_LOW, _median(spread), len(spread))}
     if count >= 2 * _BLOCK:
         medians["noise_least"] = (NOISE_LOW_SOMEWHERE, _least_median(update), _BLOCK)
     for name, (alarm, median, size) in medians.items():
@@ -207,9 +218,19 @@ def _loudness(site: str, update: Vector, implied: Implied, made: dict[str, float
         if made[name] < floor:
             yield f"{site}: {alarm} {made[name]:.3f} of the stated noise (least {floor:.3f})"
     loud = implied.std * math.sqrt(count) * (1 + _SIGMAS / math.sqrt(2 * count))
-    made["norm"] = update_norm(update) / (loud + implied.signal)
+    made["norm"] = norm / (loud + implied.signal)
     if made["norm"] > 1.0:
         yield f"{site}: {NORM_HIGH} {made['norm']:.3f} of what the mechanism makes (most 1)"
+
+
+def _median(sizes: Vector) -> float:
+    """Return the median of finite numbers, which it puts into another order.
+
+    ``np.median`` gives the same; most of its time it looks for what is no number.
+    """
+    middle = ((len(sizes) - 1) // 2, len(sizes) // 2)
+    sizes.partition(middle)
+    return float(sizes[middle[0] : middle[1] + 1].mean())
 
 
 def _least_median(update: Vector) -> float:
@@ -251,13 +272,15 @@ def _likenesses(releases: Sequence[Loud]) -> tuple[npt.NDArray[np.float64], int]
     blocks = -(-(size // block) // every)
     each = max(1, _AT_ONCE // (block * max(1, count)))
     products = np.zeros((count, count))
+    # float64: a model that diverges overflows less. Made once: fresh memory is slow to get.
+    space = np.empty(count * min(each, blocks) * block)
     for first in range(0, blocks, each):
         held = min(each, blocks - first)
-        part = np.empty((count, held, block))  # float64: a model that diverges overflows less
+        together = space[: count * held * block].reshape(count, -1)
+        part = together.reshape(count, held, block)
         chosen = slice(first * every, (first + held - 1) * every + 1, every)
         for row, release in zip(part, releases, strict=True):
             row[:] = release.update[: size // block * block].reshape(-1, block)[chosen]
-        together = part.reshape(count, -1)
         products += together @ together.T
     norms = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
     alike = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)

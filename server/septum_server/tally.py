@@ -169,9 +169,9 @@ class Tally:
         self._names.bind(node, release.site)
         if release.site in self.releases:
             raise AdmissionError("DUPLICATE: the site answered twice.")
-        admit(release, study=self._study, instruction=self.instruction)
+        norm = admit(release, study=self._study, instruction=self.instruction)
         # While the others train: when the last answer comes, little is left to do.
-        self.looks[release.site] = look(release, self._study)
+        self.looks[release.site] = look(release, self._study, norm=norm)
         self.releases[release.site] = self.arrivals.take(release)
 
     def _verify(self, said: Release | Declined, purpose: Purpose) -> None:
@@ -204,7 +204,11 @@ class Part:
         return self.arrived.site
 
     @property
-    def update(self) -> Vector:
-        """What counts of the update, read anew."""
-        update = self.arrived.update
-        return update if self.share == 1.0 else update * np.float32(self.share)
+    def shape(self) -> tuple[int, ...]:
+        """The update's."""
+        return (self.arrived.count,)
+
+    def stretch(self, start: int, stop: int) -> Vector:
+        """Return what counts of a part of the update, read anew."""
+        part = self.arrived.stretch(start, stop)
+        return part if self.share == 1.0 else part * np.float32(self.share)

@@ -15,11 +15,24 @@ State = Mapping[str, Vector]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contribution:
-    """One site's admitted update, float32 (params,), and its declared number of patients."""
+    """One site's admitted update, float32 (params,), and its declared number of patients.
+
+    A strategy asks for stretches of the update, so that one that lies on a disk
+    need never be in memory as a whole.
+    """
 
     site: str
     update: Vector
     patients: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The update's."""
+        return self.update.shape
+
+    def stretch(self, start: int, stop: int) -> Vector:
+        """Return the update's numbers from ``start`` to ``stop``, not to be written to."""
+        return self.update[start:stop]
 
 
 class Settings(Protocol):

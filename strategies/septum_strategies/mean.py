@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from septum_strategies.base import Contribution, Settings, State, Vector
 
-_PART: Final = 1 << 16
+_STRETCH: Final = 1 << 19
+"""Numbers whose sums are held at a time: the model's would be slow to get and to go through."""
+
+_TOGETHER: Final = 8
+"""Contributions of which a stretch is held at a time."""
+
+_PART: Final = 1 << 15
 """Numbers that are added at a time: in float64 they stay in a processor's cache."""
 
 
@@ -39,22 +46,37 @@ def weighted_mean(model: Vector, contributions: Sequence[Contribution]) -> Vecto
     """
     if not contributions:
         raise ValueError("a mean needs at least one contribution")
-    total = np.zeros(model.shape, dtype=np.float64)
-    held = np.empty(_PART, dtype=np.float64)
+    for part in contributions:
+        if part.shape != model.shape:
+            raise ValueError(f"update {part.shape} and model {model.shape} differ in shape")
     # Sorted, so that floating-point sums do not depend on who answered first.
-    for part in sorted(contributions, key=lambda c: c.site):
-        update = part.update  # which may be read from a disk each time it is asked for
-        if update.shape != model.shape:
-            raise ValueError(f"update {update.shape} and model {model.shape} differ in shape")
-        for start in range(0, len(total), _PART):
-            sums = total[start : start + _PART]
-            weighed = held[: len(sums)]
-            stretch = update[start : start + _PART]
-            np.multiply(stretch, part.patients, out=weighed, dtype=np.float64)
+    parts = sorted(contributions, key=lambda c: c.site)
+    patients = sum(part.patients for part in parts)
+    moved = np.empty(model.shape, dtype=np.float32)
+    held = np.empty(min(_STRETCH, len(model)), dtype=np.float64)
+    for start in range(0, len(model), _STRETCH):
+        stop = min(start + _STRETCH, len(model))
+        total = held[: stop - start]
+        total[:] = 0
+        for first in range(0, len(parts), _TOGETHER):
+            few = parts[first : first + _TOGETHER]
+            _add(total, [(part.stretch(start, stop), part.patients) for part in few])
+        total /= patients
+        total += model[start:stop]
+        moved[start:stop] = total
+    return moved
+
+
+def _add(total: npt.NDArray[np.float64], stretches: Sequence[tuple[Vector, int]]) -> None:
+    held = np.empty(min(_PART, len(total)), dtype=np.float64)
+    for start in range(0, len(total), _PART):
+        sums = total[start : start + _PART]
+        weighed = held[: len(sums)]
+        for stretch, patients in stretches:
+            # Made float64 first: numpy is slow at multiplying and converting in one.
+            weighed[:] = stretch[start : start + _PART]
+            weighed *= patients
             sums += weighed
-    total /= sum(part.patients for part in contributions)
-    total += model
-    return total.astype(np.float32)
 
 
 def plain_mean(

@@ -17,6 +17,7 @@ from septum_server import noise_score
 from septum_server.arrivals import Arrivals
 from septum_server.noise_score import Implied, scores
 from septum_server.rounds import RoundRecord, read, record
+from septum_server.tally import Part
 from septum_strategies.mean import weighted_mean
 
 NORTH, SOUTH = "north", "south"
@@ -160,6 +161,13 @@ def test_the_quietest_block_is_the_one_that_sorting_every_block_finds(count):
     assert noise_score._least_median(update) == np.median(blocks, axis=1).min()
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 1000, 1001])
+def test_the_median_is_that_of_numpy_to_the_last_bit(count):
+    sizes = np.abs(np.random.default_rng(count).standard_normal(count, dtype=np.float32))
+    expected = float(np.median(sizes))
+    assert noise_score._median(sizes) == expected
+
+
 def test_many_are_compared_on_some_of_their_weights_and_a_copy_is_still_seen(monkeypatch):
     monkeypatch.setattr(noise_score, "_FEWEST", 4096)
     monkeypatch.setattr(noise_score, "_MOST", 8192)
@@ -190,7 +198,7 @@ def test_memory_of_a_round_does_not_grow_with_the_number_of_releases(tiny, tmp_p
         tracemalloc.start()
         try:
             noise_score._likenesses(list(kept.values()))
-            parts = [SimpleNamespace(site=s, update=k.update, patients=1) for s, k in kept.items()]
+            parts = [Part(arrived=arrived, patients=1) for arrived in kept.values()]
             weighted_mean(np.zeros(size, np.float32), parts)
             return tracemalloc.get_traced_memory()[1]
         finally:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from septum_strategies import STRATEGIES, Contribution
+from septum_strategies import STRATEGIES, Contribution, mean
 from septum_strategies.mean import weighted_mean
 
 LENGTH = 5
@@ -85,3 +85,16 @@ def test_an_update_of_another_shape_is_refused_even_where_numpy_would_broadcast(
 def test_no_contribution_is_no_mean(strategy):
     with pytest.raises(ValueError, match="at least one"):
         strategy(np.ones(LENGTH, np.float32), [])
+
+
+@given(contributions=rounds)
+def test_stretches_parts_and_how_many_are_held_change_no_byte(contributions):
+    model = np.linspace(-1, 1, LENGTH, dtype=np.float32)
+    total = np.zeros(LENGTH)
+    for update, patients in contributions:
+        total += update.astype(np.float64) * patients
+    whole = (total / sum(patients for _, patients in contributions) + model).astype(np.float32)
+    with pytest.MonkeyPatch.context() as small:
+        for name, size in {"_STRETCH": 3, "_PART": 2, "_TOGETHER": 2}.items():
+            small.setattr(mean, name, size)
+        assert weighted_mean(model, parts(contributions)).tobytes() == whole.tobytes()
