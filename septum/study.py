@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import tomlkit
 from pydantic import Field, ValidationError, model_validator
 
+from septum.catalogue import unfit
 from septum.data import Data, Reference, Task
 from septum.errors import ConfigError, explain
 from septum.participants import Approval, Day, Name, Participant, Participation, PublicKey
@@ -127,9 +128,6 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # Here because MONAI takes seconds to import, and `septum --help` must not.
-        from septum.models import unfit  # noqa: PLC0415
-
         reason = unfit(self.model, self.data)
         if reason:
             raise ValueError(reason)

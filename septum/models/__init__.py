@@ -7,9 +7,10 @@ outside the registry is refused: a coordinator cannot hand a hospital an
 architecture made for extracting images (Fowl et al. 2022, arXiv:2110.13057).
 """
 
+from septum.catalogue import unfit
 from septum.models.conversion import check_private
 from septum.models.networks import MODELS
-from septum.models.registry import Weights, build, network_of, unfit
+from septum.models.registry import Weights, build, network_of
 from septum.models.vector import Vector, load_vector, parameter_count, to_vector, trained
 
 __all__ = [

@@ -7,12 +7,11 @@ from typing import Any, Final, cast
 
 from torch import nn
 
-from septum.models.oriented import SIDE, OrientedLinear
+from septum.catalogue import TAKES, Takes
+from septum.models.oriented import OrientedLinear
 from septum.models.small import SmallCNN
 from septum.models.transformer import VisionTransformer
 
-_LABELS: Final = frozenset({"multilabel", "classification", "regression"})
-_MASKS: Final = frozenset({"segmentation"})
 _GROUP_NORM: Final = ("group", {"num_groups": 4})
 
 _B0: Final = (
@@ -42,31 +41,18 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A registered network.
+class Network(Takes):
+    """A registered network: what it takes, and how it is made.
 
     Attributes:
       make: From a shape to the network as its authors wrote it.
       head: Name of its last layer, after conversion.
-      tasks: What it can learn.
-      dims: Spatial dimensions it takes.
-      multiple: Every side of an image is a multiple of this.
-      least: Least side of an image.
-      linear: Whether its backbone has linear layers, which LoRA needs.
-      normalised: Whether normalisations follow its convolutions, which weight
-        standardisation needs.
       gates: Last names of convolutions that, like the head, no normalisation follows.
       source: Where it comes from.
     """
 
     make: Callable[[Shape], nn.Module]
     head: str
-    tasks: frozenset[str] = _LABELS
-    dims: tuple[int, ...] = (2, 3)
-    multiple: int = 1
-    least: int = 1
-    linear: bool = False
-    normalised: bool = True
     gates: tuple[str, ...] = ()
     source: str
 
@@ -197,59 +183,42 @@ def _swin_unetr(shape: Shape) -> nn.Module:
     )
 
 
+def _network(
+    name: str,
+    make: Callable[[Shape], nn.Module],
+    *,
+    head: str,
+    source: str,
+    gates: tuple[str, ...] = (),
+) -> tuple[str, Network]:
+    return name, Network(**vars(TAKES[name]), make=make, head=head, source=source, gates=gates)
+
+
+_SQUEEZE: Final = ("_se_reduce", "_se_expand")
+
 MODELS: Final[Mapping[str, Network]] = MappingProxyType(
-    {
-        "small_cnn": Network(make=_small_cnn, head="head", source="Septum"),
-        "oriented_linear": Network(
-            make=_oriented_linear,
-            head="head",
-            dims=(2,),
-            least=SIDE,
-            normalised=False,
-            source="Septum",
-        ),
-        "resnet18": Network(make=_resnet18, head="fc", source="MONAI ResNet"),
-        "densenet121": Network(
-            make=_densenet121, head="class_layers.out", least=32, source="MONAI DenseNet121"
-        ),
-        "efficientnet_b0": Network(
-            make=_efficientnet_b0,
-            head="_fc",
-            dims=(2,),
-            gates=("_se_reduce", "_se_expand"),
-            source="MONAI EfficientNet",
-        ),
-        "seresnet50": Network(
-            make=_seresnet50, head="last_linear", dims=(2,), linear=True, source="MONAI SEResNet50"
-        ),
-        "vit": Network(
-            make=_vit, head="head", multiple=8, linear=True, normalised=False, source="Septum"
-        ),
-        "unet": Network(
-            make=_unet, head="model.2.conv.conv", tasks=_MASKS, multiple=8, source="MONAI UNet"
-        ),
-        "segresnet": Network(
-            make=_segresnet,
-            head="conv_final.2.conv",
-            tasks=_MASKS,
-            multiple=8,
-            source="MONAI SegResNet",
-        ),
-        "dynunet": Network(
-            make=_dynunet,
-            head="output_block.conv.conv",
-            tasks=_MASKS,
-            multiple=8,
-            source="MONAI DynUNet",
-        ),
-        "swin_unetr": Network(
-            make=_swin_unetr,
-            head="out.conv.conv",
-            tasks=_MASKS,
-            multiple=32,
-            linear=True,
-            source="MONAI SwinUNETR",
-        ),
-    }
+    dict(
+        (
+            _network("small_cnn", _small_cnn, head="head", source="Septum"),
+            _network("oriented_linear", _oriented_linear, head="head", source="Septum"),
+            _network("resnet18", _resnet18, head="fc", source="MONAI ResNet"),
+            _network(
+                "densenet121", _densenet121, head="class_layers.out", source="MONAI DenseNet121"
+            ),
+            _network(
+                "efficientnet_b0",
+                _efficientnet_b0,
+                head="_fc",
+                source="MONAI EfficientNet",
+                gates=_SQUEEZE,
+            ),
+            _network("seresnet50", _seresnet50, head="last_linear", source="MONAI SEResNet50"),
+            _network("vit", _vit, head="head", source="Septum"),
+            _network("unet", _unet, head="model.2.conv.conv", source="MONAI UNet"),
+            _network("segresnet", _segresnet, head="conv_final.2.conv", source="MONAI SegResNet"),
+            _network("dynunet", _dynunet, head="output_block.conv.conv", source="MONAI DynUNet"),
+            _network("swin_unetr", _swin_unetr, head="out.conv.conv", source="MONAI SwinUNETR"),
+        )
+    )
 )
 """Every network that a study may name; a coordinator cannot bring another."""

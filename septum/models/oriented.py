@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-SIDE: Final = 28
+from septum.catalogue import TAKES
+
+SIDE: Final = TAKES["oriented_linear"].least
 STATISTICS: Final = "oriented_statistics.npy"
 
 _GRID: Final = 7

@@ -15,7 +15,7 @@ from septum.models.standardised import standardise_all
 from septum.tasks import task_of
 
 if TYPE_CHECKING:
-    from septum.study import Data, Model, Study
+    from septum.study import Study
 
 Weights = Mapping[str, torch.Tensor]
 """Named tensors, as :mod:`septum.bundle` reads them."""
@@ -25,38 +25,6 @@ _SEEDING: Final = threading.Lock()
 
 # Running statistics of a BatchNorm that becomes a GroupNorm: nothing reads them.
 _LEFT_OUT: Final = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def unfit(model: "Model", data: "Data") -> str:
-    """Return why the network cannot take this study's data, or an empty string."""
-    if model.name not in MODELS:
-        return f"model.name is {model.name!r}; choose one of {list(MODELS)}"
-    network, name = MODELS[model.name], f"model.name {model.name!r}"
-    dims = 2 if data.depth == 1 else 3
-    if data.task not in network.tasks:
-        return f"{name} cannot do data.task {data.task!r}; it does {sorted(network.tasks)}"
-    if dims not in network.dims:
-        return f"{name} takes no volumes, and data.depth is {data.depth}"
-    sides = {"image_size": data.image_size} | ({"depth": data.depth} if dims == 3 else {})
-    for key, side in sides.items():
-        if side < network.least or side % network.multiple:
-            return (
-                f"data.{key} is {side}; {name} needs at least {network.least} "
-                f"and a multiple of {network.multiple}"
-            )
-    needs = (
-        ("lora_rank", model.lora_rank, "linear layers", network.linear),
-        (
-            "weight_standardisation",
-            model.weight_standardisation,
-            "convolutions that a normalisation follows",
-            network.normalised,
-        ),
-    )
-    for key, asked, what, has in needs:
-        if asked and not has:
-            return f"model.{key} needs {what}, which {name} has none of"
-    return ""
 
 
 def build(

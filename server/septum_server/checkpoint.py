@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from septum.durable import replace
 from septum.errors import EngineError
-from septum.models import Vector
 from septum_strategies import AVERAGE
+
+if TYPE_CHECKING:
+    from septum.models import Vector  # imports torch, for which who asks for a status would wait
 
 _STATE: Final = "state_"
 _FILE: Final = re.compile(r"round-(\d{5})\.npz")
@@ -29,11 +31,11 @@ class Checkpoint:
 
     digest: str
     round: int
-    model: Vector
-    state: Mapping[str, Vector] = field(default_factory=dict)
+    model: "Vector"
+    state: Mapping[str, "Vector"] = field(default_factory=dict)
 
     @property
-    def published(self) -> Vector:
+    def published(self) -> "Vector":
         """The model to hand out: the moving average where the study keeps one."""
         return self.state.get(AVERAGE, self.model)
 

@@ -5,10 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from septum.bundle import SUFFIX, weights_of
 from septum.errors import ConfigError, EngineError, SeptumError
 from septum.joining import Invitation, make_invitation
-from septum.models import network_of, to_vector
 from septum.signed_study import SignedStudy, check, in_force, sign
 from septum.study import Study
 from septum.wire import payload_digest
@@ -36,6 +34,10 @@ def sign_study(
       ConfigError: A site has no key or no node key, or the weights are missing.
       Refusal: The study has expired.
     """
+    # They import torch, for which who begins or looks at a study would wait.
+    from septum.bundle import SUFFIX, weights_of  # noqa: PLC0415 - see above
+    from septum.models import network_of, to_vector  # noqa: PLC0415 - likewise
+
     unconnected = [site.name for site in study.sites if not site.node_key]
     if unconnected:
         raise ConfigError(
