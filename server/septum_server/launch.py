@@ -31,12 +31,20 @@ exec {python} -P -m septum_server.task
 """
 
 
-def services(coordinator: Coordinator) -> tuple[Service, ...]:
+def services(
+    coordinator: Coordinator, *, admit: Callable[[], bool] = lambda: True
+) -> tuple[Service, ...]:
     """Return the processes in the order of starting, and write the program they find.
+
+    Args:
+      coordinator: Whose.
+      admit: Lets the hospitals in, once the desk answers; whether that was tried.
 
     Guarantees:
       - No secret is an argument of any of them.
       - Only the edge's port is open to other machines.
+      - It opens after ``admit``: a hospital that asks earlier finds nobody and asks
+        again, where a refusal would end its SuperNode.
     """
     folder = coordinator.folder.absolute()
     settings = coordinator.settings
@@ -74,17 +82,17 @@ def services(coordinator: Coordinator) -> tuple[Service, ...]:
     return (
         superlink,
         Service(
+            name=DESK,
+            argv=(*python, "septum_server.serving", "control"),
+            env=named,
+            ready=lambda: listens(settings.control_port) and admit(),
+            ready_s=_READY_S,
+        ),
+        Service(
             name=EDGE,
             argv=(*python, "septum_server.serving", "public"),
             env=named,
             ready=lambda: listens(settings.port, host=settings.bind),
-            ready_s=_READY_S,
-        ),
-        Service(
-            name=DESK,
-            argv=(*python, "septum_server.serving", "control"),
-            env=named,
-            ready=lambda: listens(settings.control_port),
             ready_s=_READY_S,
         ),
         Service(
@@ -179,18 +187,23 @@ def serve(
     """
     if said := fit(coordinator, now=now()):
         notice(said)
-    with Supervisor(
-        services(coordinator), coordinator.folder, notice=notice, cancelled=lambda: wait(0)
-    ) as running:
+    admitted: tuple[object, ...] | None = None
+
+    def admit() -> bool:
+        nonlocal admitted
+        due = (now().date(), coordinator.digests(), coordinator.revoked())
+        if due != admitted:
+            with contextlib.suppress(SeptumError):  # a SuperLink that is being started again
+                admit_sites(coordinator, notice=notice, today=due[0])
+                admitted = due
+        return True
+
+    made = services(coordinator, admit=admit)
+    with Supervisor(made, coordinator.folder, notice=notice, cancelled=lambda: wait(0)) as running:
         notice(f"serving hospitals on {coordinator.settings.address}")
         renewed = now().date()
-        admitted: tuple[object, ...] | None = None
         while not wait(_ROUND_S):
-            due = (now().date(), coordinator.digests(), coordinator.revoked())
-            if due != admitted:
-                with contextlib.suppress(SeptumError):  # a SuperLink that is being started again
-                    admit_sites(coordinator, notice=notice, today=due[0])
-                    admitted = due
+            admit()
             if now().date() != renewed:
                 renewed = now().date()
                 if said := fit(coordinator, now=now()):

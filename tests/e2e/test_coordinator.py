@@ -23,7 +23,7 @@ from septum_client.policy import Policy
 from septum_client.site import Site
 from septum_server.coordinator import Coordinator, Settings
 from septum_server.draft import Wishes, commented, fields_of
-from septum_server.launch import desk
+from septum_server.launch import desk, listens
 from septum_server.studies import begin, halt, look, sign_study
 
 PROGRAM = """
@@ -137,7 +137,7 @@ def server(tmp_path_factory):
         today=today,
     )
     try:
-        until(lambda: _registered(served), seconds=START_S)
+        until(lambda: _registered(served) and listens(port), seconds=START_S)
         yield served
     finally:
         end(up)

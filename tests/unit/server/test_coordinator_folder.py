@@ -4,6 +4,8 @@ import io
 import json
 import ssl
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -160,6 +162,37 @@ def test_only_the_edge_listens_to_other_machines(made):
     assert superlink[superlink.index("--isolation") + 1] == "process"
     assert "--enable-supernode-auth" in superlink
     assert "--superexec-auth-secret-file" in superlink
+
+
+def test_the_public_port_opens_once_the_desk_answers_and_the_hospitals_were_let_in(
+    made, monkeypatch
+):
+    answers, tried = [False, True], []
+    monkeypatch.setattr(launch, "listens", lambda *_, **__: answers.pop(0))
+    started = launch.services(made, admit=lambda: not tried.append(len(answers)))
+    names = [service.name for service in started]
+    assert names.index(launch.DESK) < names.index(launch.EDGE)
+    desk = started[names.index(launch.DESK)]
+    assert not desk.ready()
+    assert not tried
+    assert desk.ready()
+    assert tried == [0]
+
+
+def test_who_serves_or_looks_at_a_study_does_not_wait_for_torch(made, signed):
+    program = f"""
+import sys
+from pathlib import Path
+from septum_server import launch, study_cli
+from septum_server.coordinator import Coordinator
+from septum_server.studies import look
+made = Coordinator.open(Path({str(made.folder)!r}))
+print(look(made, {signed.study.digest!r}, token="none").state, "torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "not started False", done.stderr
 
 
 def test_superexec_finds_our_own_program_alone(made):
