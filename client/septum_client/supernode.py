@@ -5,15 +5,20 @@ Run as ``python -P -m septum_client.supernode`` with Flower's own arguments.
 
 import os
 import time
+from logging import WARNING
 from typing import Any, Final
 
 import httpx
 from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
     PullMessagesRequest,
     PullMessagesResponse,
     PushMessagesRequest,
     PushMessagesResponse,
 )
+from flwr.supercore import log
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -23,6 +28,9 @@ _PATIENCE: Final = 0.1  # of the time since the last order, added to Flower's th
 _LONGEST_S: Final = 7.0
 _ANSWER_S: Final = 120.0
 _CONNECT_S: Final = 30.0
+_STILL_THERE: Final = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+_FORGOTTEN_S: Final = 75.0  # a SuperNode that was killed counts as connected for 60 s
+_AGAIN_S: Final = 3.0
 
 
 class Held(FleetHttpClient):
@@ -37,6 +45,9 @@ class Held(FleetHttpClient):
         many hospitals.
       - An answer waits for the network to come back. Flower takes a handshake that
         times out for a wrong certificate, and drops what it was about to send.
+      - After a crash it is let in as soon as Flower takes its predecessor for gone: it asks
+        every three seconds. Flower ends at the first refusal, and whoever starts it again
+        imports it each time, and waits longer and longer.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -45,6 +56,20 @@ class Held(FleetHttpClient):
         # Flower gives up after 30 s; an order whose delivery is given up is not delivered again.
         self._client.timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
         self._last = time.monotonic()
+
+    def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name
+        """Ask to be let in, until the SuperNode before this one is taken for gone."""
+        given_up = time.monotonic() + _FORGOTTEN_S
+        while True:
+            try:
+                return super().ActivateNode(request)
+            except httpx.HTTPStatusError as error:
+                told = FlowerError.from_json(error.response.text)
+                if told is None or told.code != _STILL_THERE or time.monotonic() > given_up:
+                    raise
+                # In Flower's own words, as `septum site up` looks for them.
+                log(WARNING, "[code: %d] %s", told.code, told.message)
+            time.sleep(_AGAIN_S)
 
     def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802 - Flower's name
         """Ask for an order; where there is none, wait before Flower asks again."""

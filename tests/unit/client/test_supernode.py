@@ -6,7 +6,12 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -122,3 +127,40 @@ def test_flower_makes_its_connection_with_ours(monkeypatch):
     monkeypatch.setattr(supernode, "os", SimpleNamespace(_exit=made.append))
     supernode.main()
     assert made == [Held, 1]
+
+
+@pytest.fixture
+def letting_in(monkeypatch):
+    """Refuse to let a SuperNode in with Flower's error codes, then do; time is made to pass."""
+    times = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: times[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: times.append(times.pop() + seconds))
+
+    def after(*codes):
+        left = list(codes)
+
+        def send(self, context, **_):
+            if not left:
+                body = ActivateNodeResponse(node_id=7).SerializeToString()
+                return httpx.Response(200, content=body, request=context.request)
+            told = httpx.Response(
+                409, json={"code": left.pop(0), "detail": "no"}, request=context.request
+            )
+            raise httpx.HTTPStatusError("refused", request=context.request, response=told)
+
+        monkeypatch.setattr(FleetHttpClient, "_send", send)
+        with Held.from_server_address("127.0.0.1:1", True, None, []) as client:
+            return client.ActivateNode(ActivateNodeRequest()).node_id, times[0]
+
+    return after
+
+
+def test_after_a_crash_a_hospital_waits_until_it_is_taken_for_gone(letting_in):
+    assert letting_in() == (7, 0.0)
+    assert letting_in(*[2004] * 20) == (7, 60.0)
+
+
+@pytest.mark.parametrize("codes", [[2001], [2004, 2001], [2004] * 99])
+def test_a_hospital_that_is_not_let_in_at_all_does_not_ask_for_ever(letting_in, codes):
+    with pytest.raises(httpx.HTTPStatusError):
+        letting_in(*codes)
