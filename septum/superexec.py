@@ -2,22 +2,39 @@
 
 Run as ``python -P -m septum.superexec`` with Flower's own arguments. Every user
 of a machine may list the arguments of every process; of an environment, the
-owner alone.
+owner alone. A ServerApp that is killed is reported by the process that started
+it: Flower would take its run for running until its heartbeat has been missing
+for a minute.
 """
 
 import os
 import subprocess
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Final
 
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.cli import flower_superexec
+from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor import subprocess_executor
+from flwr.supercore.tls import validate_and_resolve_root_certificates
 
 from septum.child_process import TASK
 from septum.errors import EngineError
 
 _PLACE: Final = "subprocess"
+_SERVER_APP: Final = TASK_TYPE_TO_COMMAND[TaskType.SERVER_APP]
 
 
 def stand() -> None:
@@ -38,7 +55,39 @@ def stand() -> None:
 def _started(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
     """Start the program that ``command`` names, with its arguments in :data:`TASK`."""
     told = {**os.environ, TASK: "\n".join(command[1:])}
-    return subprocess.Popen(command[:1], env=told, **options)  # noqa: S603 - found on our own path
+    process = subprocess.Popen(command[:1], env=told, **options)  # noqa: S603 - found on our own path
+    # Of a ClientApp's end, Flower makes an answer by its missing heartbeat alone.
+    if command[0] == _SERVER_APP:
+        watch = threading.Thread(target=_report, args=(process, command[1:]), daemon=True)
+        watch.start()
+    return process
+
+
+def _report(process: "subprocess.Popen[bytes]", arguments: Sequence[str]) -> None:
+    """Wait for the end of a task; tell Flower, in the task's name, if a signal was its end.
+
+    Any other end it has told by itself, or could not begin: then Flower starts it again.
+    """
+    number = -process.wait()
+    if number <= 0:
+        return
+    words = dict(pairwise(arguments))
+    insecure = "--insecure" in arguments
+    client = RuntimeHttpClient.from_server_address(
+        words["--runtime-api-address"],
+        insecure,
+        validate_and_resolve_root_certificates(words.get("--root-certificates"), insecure),
+        [
+            RuntimeVersionHttpInterceptor(component_name=_SERVER_APP),
+            RuntimeTokenHttpInterceptor(words["--token"]),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    details = f"its process was ended by signal {number}"
+    ended = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)
+    # Refused where the task had told its end before: then nothing is left to say.
+    with client, suppress(httpx.HTTPError):
+        client.PushTaskOutput(ended)
 
 
 def main() -> None:

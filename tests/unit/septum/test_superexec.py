@@ -1,11 +1,15 @@
 """A task's token is in its own environment, and in nobody's arguments."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, subprocess_executor
 
@@ -73,7 +77,8 @@ def test_no_process_is_started_with_the_token_among_its_arguments(tmp_path):
 @pytest.mark.parametrize("quiet", [True, False])
 def test_whatever_flower_starts_is_started_by_its_name_alone(place, monkeypatch, quiet):
     seen = []
-    monkeypatch.setattr(superexec.subprocess, "Popen", lambda argv, **_: seen.append(argv))
+    ended = SimpleNamespace(wait=lambda: 0)
+    monkeypatch.setattr(superexec.subprocess, "Popen", lambda argv, **_: seen.append(argv) or ended)
     superexec.stand()
     for kind in TaskType:
         spec = ExecutionSpec(
@@ -97,3 +102,69 @@ def test_superexec_is_flowers_own_in_all_else(place, monkeypatch):
     monkeypatch.setattr(superexec, "flower_superexec", lambda: ran.append(True))
     superexec.main()
     assert ran == [True]
+
+
+@pytest.fixture
+def runtime():
+    """Serve Flower's Runtime API on a free port, and keep who told what."""
+    told = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            told.append((self.path, self.headers["flwr-task-token"], body))
+            self.send_response(200)
+            self.send_header("content-type", "application/protobuf")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield SimpleNamespace(address=f"127.0.0.1:{server.server_port}", told=told)
+        server.shutdown()
+
+
+@pytest.fixture
+def task(runtime, tmp_path, monkeypatch):
+    """Run a task of a kind whose program ends in a way, until all that follows has happened."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def run(kind, ends):
+        program = tmp_path / TASK_TYPE_TO_COMMAND[kind]
+        program.write_text(f"#!/bin/sh\n{ends}\n")
+        program.chmod(0o700)
+        before = set(threading.enumerate())
+        process = superexec._started(
+            [program.name, "--runtime-api-address", runtime.address, "--token", TOKEN,
+             "--insecure"],
+        )  # fmt: skip
+        process.wait(60)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60)
+        return runtime.told
+
+    return run
+
+
+def test_a_server_app_that_is_killed_is_reported_at_once_by_who_started_it(task):
+    ((path, token, body),) = task(TaskType.SERVER_APP, "kill -9 $$")
+    said = PushTaskOutputRequest.FromString(body)
+    assert (path, token) == ("/v1/runtime/push-task-output", TOKEN)
+    assert said.sub_status == SubStatus.FAILED
+    assert said.details == "its process was ended by signal 9"
+    assert not said.HasField("context")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        (TaskType.SERVER_APP, "exit 0"),  # told by itself
+        (TaskType.SERVER_APP, "exit 1"),  # Flower starts it again
+        (TaskType.CLIENT_APP, "kill -9 $$"),  # Flower answers for it later, or not at all
+    ],
+)
+def test_no_other_end_of_a_task_is_reported(task, kind, ends):
+    assert task(kind, ends) == []
