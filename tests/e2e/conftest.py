@@ -5,6 +5,8 @@ Every process is started by this test run and ended by its own number.
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -159,6 +161,19 @@ def processes_of(folder: Path) -> list[int]:
             if str(folder).encode() in told and int(home.name) != os.getpid():
                 found.append(int(home.name))
     return found
+
+
+@pytest.fixture
+def deadline_s() -> int:
+    """Return a round's deadline, in seconds, that who answers keeps on this machine as it is now.
+
+    A hospital that starts, connects, trains and answers takes four times as long as
+    the import that is timed here; a test that must wait for a deadline waits no longer
+    than a quiet machine needs.
+    """
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import septum_client.app"], check=True)
+    return min(300, max(60, round(12 * (time.monotonic() - began))))
 
 
 @pytest.fixture

@@ -160,8 +160,8 @@ def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(wor
     assert not [path for path in written if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_an_upload_that_never_ends_costs_nobody_else_the_round(world):
-    there = world("north", "endless", rounds=1, participation={"deadline_s": 150})
+def test_an_upload_that_never_ends_costs_nobody_else_the_round(world, deadline_s):
+    there = world("north", "endless", rounds=1, participation={"deadline_s": deadline_s})
     with there.up(without=("endless",)), ExitStack() as stack:
         there.connected("north")
         endless = Hospital(stack, there.made.coordinator, there.made.sites["endless"])

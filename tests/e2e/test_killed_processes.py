@@ -13,7 +13,6 @@ from septum_server import checkpoint
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
     pytest.mark.timeout(900),
-    pytest.mark.slow,  # minutes each: every process imports torch anew
 ]
 
 # Long enough to be killed in; the noise pays for it.
@@ -57,10 +56,12 @@ def test_the_coordinators_processes_die_and_the_study_resumes_without_a_second_c
         there.charged("north", 1)
         kill(there.pid("coordinator", "superlink"))
         there.recorded(1)
-        # ServerApp: the run ends, and is resumed by a person.
+        # ServerApp: the run ends, says so before its heartbeat is missed, and is resumed.
         there.charged("north", 2)
         kill(there.task("coordinator"))
-        assert "failed" in there.finished()
+        ended = there.finished()
+        assert "failed" in ended
+        assert f"signal {signal.SIGKILL:d}" in ended
         deploy.start(there.made, resume=True)
         there.recorded(2)
         # SuperExec: its task goes with it.
