@@ -24,6 +24,7 @@ from flwr.supernode.runtime import run_clientapp
 from septum.child_process import TASK, end_with_parent
 from septum.errors import Code, EngineError, Refusal, WireError
 from septum.fab import fab_digest
+from septum_client import lean
 from septum_client.node import CLIENT, SITE
 
 KEPT: Final = "kept on site"
@@ -158,6 +159,7 @@ def main() -> None:
     folder = Path(os.environ[SITE])
 
     def app() -> ClientApp:
+        lean.stand()
         from septum_client.app import SiteApp  # noqa: PLC0415 - imports torch
 
         return SiteApp(lambda _: folder)

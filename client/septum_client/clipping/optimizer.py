@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 import torch
-from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer import DPOptimizer
 from torch import nn
 
 from septum.privacy import Mechanism
