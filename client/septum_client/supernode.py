@@ -29,8 +29,9 @@ _LONGEST_S: Final = 7.0
 _ANSWER_S: Final = 120.0
 _CONNECT_S: Final = 30.0
 _STILL_THERE: Final = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
-_FORGOTTEN_S: Final = 75.0  # a SuperNode that was killed counts as connected for 60 s
-_AGAIN_S: Final = 3.0
+# A SuperNode that was killed counts as connected for 60 s. What it had been given is asked for
+# again only where the ServerApp, which looks every two seconds, sees that it is gone.
+_FORGOTTEN_S: Final = 70.0
 
 
 class Held(FleetHttpClient):
@@ -45,9 +46,10 @@ class Held(FleetHttpClient):
         many hospitals.
       - An answer waits for the network to come back. Flower takes a handshake that
         times out for a wrong certificate, and drops what it was about to send.
-      - After a crash it is let in as soon as Flower takes its predecessor for gone: it asks
-        every three seconds. Flower ends at the first refusal, and whoever starts it again
-        imports it each time, and waits longer and longer.
+      - After a crash it waits until Flower takes its predecessor for gone, and the ServerApp
+        has seen that. Flower ends at the first refusal, and whoever starts it again may be
+        let in between two looks: then an order that died with the first is missed until
+        the round's deadline.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -58,18 +60,17 @@ class Held(FleetHttpClient):
         self._last = time.monotonic()
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name
-        """Ask to be let in, until the SuperNode before this one is taken for gone."""
-        given_up = time.monotonic() + _FORGOTTEN_S
-        while True:
-            try:
-                return super().ActivateNode(request)
-            except httpx.HTTPStatusError as error:
-                told = FlowerError.from_json(error.response.text)
-                if told is None or told.code != _STILL_THERE or time.monotonic() > given_up:
-                    raise
-                # In Flower's own words, as `septum site up` looks for them.
-                log(WARNING, "[code: %d] %s", told.code, told.message)
-            time.sleep(_AGAIN_S)
+        """Ask to be let in; once more, where the SuperNode before this one still counts."""
+        try:
+            return super().ActivateNode(request)
+        except httpx.HTTPStatusError as error:
+            told = FlowerError.from_json(error.response.text)
+            if told is None or told.code != _STILL_THERE:
+                raise
+        # In Flower's own form, which `septum site up` looks for.
+        log(WARNING, "[code: %d] %s Asking again in %g s.", told.code, told.message, _FORGOTTEN_S)
+        time.sleep(_FORGOTTEN_S)
+        return super().ActivateNode(request)
 
     def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802 - Flower's name
         """Ask for an order; where there is none, wait before Flower asks again."""

@@ -157,10 +157,11 @@ def letting_in(monkeypatch):
 
 def test_after_a_crash_a_hospital_waits_until_it_is_taken_for_gone(letting_in):
     assert letting_in() == (7, 0.0)
-    assert letting_in(*[2004] * 20) == (7, 60.0)
+    # Flower takes it for gone after 60 s at most; the rest is for the ServerApp to see it.
+    assert letting_in(2004) == (7, 70.0)
 
 
-@pytest.mark.parametrize("codes", [[2001], [2004, 2001], [2004] * 99])
+@pytest.mark.parametrize("codes", [[2001], [2004, 2001], [2004, 2004]])
 def test_a_hospital_that_is_not_let_in_at_all_does_not_ask_for_ever(letting_in, codes):
     with pytest.raises(httpx.HTTPStatusError):
         letting_in(*codes)
