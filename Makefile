@@ -18,7 +18,7 @@ WORKERS = 2
 simulate: $(READY)  ## a whole study on one machine; more options in ARGS="--sites 4 ..."
 	$(BIN)/septum simulate --out $(OUT) $(ARGS)
 
-test: $(READY)  ## every test that takes seconds, and every doctest
+test: $(READY)  ## every test but the slow ones, and every doctest
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(READY)  ## the tests that take minutes
