@@ -7,16 +7,15 @@ it: Flower would take its run for running until its heartbeat has been missing
 for a minute.
 """
 
+import logging
 import os
 import subprocess
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Final
 
-import httpx
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.cli import flower_superexec
@@ -35,6 +34,8 @@ from septum.errors import EngineError
 
 _PLACE: Final = "subprocess"
 _SERVER_APP: Final = TASK_TYPE_TO_COMMAND[TaskType.SERVER_APP]
+
+_log = logging.getLogger(__name__)
 
 
 def stand() -> None:
@@ -85,9 +86,12 @@ def _report(process: "subprocess.Popen[bytes]", arguments: Sequence[str]) -> Non
     )
     details = f"its process was ended by signal {number}"
     ended = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)
-    # Refused where the task had told its end before: then nothing is left to say.
-    with client, suppress(httpx.HTTPError):
-        client.PushTaskOutput(ended)
+    try:
+        with client:
+            client.PushTaskOutput(ended)
+    except Exception as error:  # noqa: BLE001 - whatever it is: Flower notices within a minute
+        # Also where the task had told its end before: then nothing is left to say.
+        _log.warning("the end of a task could not be reported (%s).", type(error).__name__)
 
 
 def main() -> None:
