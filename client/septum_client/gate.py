@@ -21,7 +21,7 @@ from septum.privacy import Mechanism
 from septum.step_bounds import update_norm, update_norm_bound
 from septum.study import Study
 from septum.wire import METRICS, RELEASE_FIELDS, Instruction, Release, payload_digest
-from septum_client import lineage, retention, spending
+from septum_client import lineage, retention, spending, turns
 from septum_client import train as training
 from septum_client.budget import Ledger
 from septum_client.cohort import Cohort, CohortSpec, Split
@@ -84,12 +84,22 @@ def answer(
     Guarantees:
       - Every check that can refuse runs before the charge; the charge is on the
         disk before the first step.
-      - The same instruction, asked again, gets the same release, at no charge.
+      - The same instruction, asked again, gets the same release, at no charge; asked
+        while another process still trains it, once that one has made it.
 
     Raises:
       Refusal: With a closed code; the reason stays on site.
     """
-    now = clock()
+    # For a study that is not approved here, not even a turn's file is made.
+    site.approved(instruction.study, today=clock().date())
+    late = lambda: clock().timestamp() > instruction.deadline  # noqa: E731 - one line, used once
+    with turns.taken(site.folder / "turns", instruction.study, over=late):
+        return _answer(site, instruction, source=source, train=train, now=clock())
+
+
+def _answer(
+    site: Site, instruction: Instruction, *, source: Source, train: Trainer, now: datetime
+) -> Release:
     agreed = terms(site, instruction.study, today=now.date())
     study, policy = agreed.study, agreed.policy
     if instruction.round > study.rounds:

@@ -21,6 +21,7 @@
     purged/          what was deleted, and when
     ledger.sqlite    what was spent
     outbox/          releases, kept so that a lost answer is repeated, not retrained
+    turns/           one empty file a study, locked while a round of it is trained
     private.log      why something was refused, in full
 """
 

@@ -160,7 +160,7 @@ class RoundLoop:
             # What one hospital says must not waste what the others spent: they answer the same
             # order again at no charge. A round is given up once the loss is said again to a
             # later run: a person was in between, who was told to ask. Who still trains for a run
-            # that was killed says the same as who lost the round.
+            # that was killed does not say so: the repeated order waits there for the release.
             lost = entry.lost & before.lost if before else frozenset()
             hopeless = len(entry.asked) - len(lost) < least
             if not (last or hopeless):
@@ -251,8 +251,8 @@ def _below(entry: RoundRecord, least: int, *, skipped: bool) -> EngineError:
         remedy = "The round is given up, with the model as it was: resume, and the next one begins."
     elif entry.lost:
         remedy = (
-            f"Ask {', '.join(sorted(entry.lost))} whether round {entry.round} is lost or trained; "
-            "resume once nobody trains it: it is asked again, at no charge to whoever answered."
+            f"Ask {', '.join(sorted(entry.lost))} whether round {entry.round} is lost there, then "
+            "resume: it is asked again, at no charge to whoever answered."
         )
     return EngineError(
         f"round {entry.round} has {len(entry.answered)} contributions; the study needs {least} "

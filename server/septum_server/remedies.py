@@ -42,6 +42,10 @@ REMEDIES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             "the Flower bundle is not the one without code",
             "start the study by `septum study start`",
         ),
+        Code.STILL_TRAINING: (
+            "it still trains a round of the study",
+            "resume once that has ended, or set a longer deadline_s",
+        ),
         Code.NO_COHORT: ("it has no cohort", "the site ingests"),
         Code.TOO_FEW_PATIENTS: ("it has too few patients", _THEIRS),
         Code.COHORT_MISMATCH: ("its cohort is for another study", "the site ingests again"),

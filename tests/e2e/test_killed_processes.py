@@ -41,6 +41,8 @@ def test_a_hospitals_processes_die_and_the_study_goes_on_with_each_round_charged
     first, second = there.entry(1), there.entry(2)
     assert "west" in first.answered
     assert "east" in first.answered, first.said
+    # Asked again by the next connection while it may still train for the one that was killed.
+    assert first.refused.get("south") != Code.ROUND_ALREADY_CHARGED, first.said
     assert first.refused["north"] == Code.ROUND_ALREADY_CHARGED
     assert "north" in first.said
     assert set(second.answered) == set(there.made.sites), second.said

@@ -1,6 +1,10 @@
 """One hospital's word that it lost a round wastes nobody's charge: real sites, real ledgers."""
 
+import subprocess
+import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from septum_server import checkpoint, rounds
 from septum_server.bridge import RoundLoop
 from septum_server.clock import Clock
 
+TRAINER = Path(__file__).with_name("trainer.py")
 NODES = {2: "north", 3: "south", 4: "west"}
 LIAR = 3
 
@@ -30,9 +35,9 @@ class Hospitals:
         self.folder, self.study, self.tiny = folder, signed.study, tiny
         self.lies = lambda order: False
         self.at = datetime.now(UTC).timestamp()
-        now = lambda: datetime.fromtimestamp(self.at, tz=UTC)  # noqa: E731 - one line
+        self.passes, self.asked = lambda: None, ""
         self.app = SiteApp(
-            lambda context: folder / NODES[context.node_id], source=SeededSource(1), clock=now
+            lambda context: folder / NODES[context.node_id], source=SeededSource(1), clock=self.now
         )
         self.answers, self.orders = {}, []
 
@@ -52,6 +57,7 @@ class Hospitals:
 
     def answer(self, message):
         node, order = message.metadata.dst_node_id, decode_instruction(message.content)
+        self.asked = NODES[node]
         if node == LIAR and self.lies(order):
             code, site = Code.ROUND_ALREADY_CHARGED, NODES[node]
             said = Declined(code=code, site=site, instruction=order.digest)
@@ -76,6 +82,23 @@ class Hospitals:
 
     def sleep(self, seconds):
         self.at += seconds
+
+    def now(self):
+        """Return the hospitals' time; what ``passes`` between two looks at it may move it."""
+        self.passes()
+        return datetime.fromtimestamp(self.at, tz=UTC)
+
+    @contextmanager
+    def trains(self, name):
+        """Let another process of a hospital train round 1, charged and stopped on the way."""
+        command = [sys.executable, str(TRAINER), str(self.folder / name)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **pipes) as other:
+            try:
+                assert other.stdout.readline() == "training\n"
+                yield other
+            finally:
+                other.kill()
 
     def charged(self):
         return [len(Site.open(self.folder / name).ledger.charges()) for name in NODES.values()]
@@ -135,3 +158,59 @@ def test_retries_within_one_run_give_no_round_up(hospitals):
     hospitals.run()
     assert [entry.complete for entry in rounds.read(hospitals.folder / "run")] == [True, True]
     assert hospitals.charged() == [2, 2, 2]
+
+
+def test_who_still_trains_for_a_run_that_was_killed_says_so_and_never_counts_as_lost(hospitals):
+    hospitals = hospitals()
+    run = hospitals.folder / "run"
+    with hospitals.trains("west") as other:
+        # The last to be asked: nobody else is late because of it.
+        hospitals.passes = lambda: hospitals.asked == "west" and hospitals.sleep(600)
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"\(west: SITE_243\)"):
+                hospitals.run()
+            (entry,) = rounds.read(run)
+            assert entry.lost == frozenset()
+            assert "it still trains" in entry.said
+        assert hospitals.charged() == [1, 1, 1]
+        other.communicate("\n", timeout=120)
+    hospitals.passes = lambda: None
+    hospitals.run()
+    assert [entry.complete for entry in rounds.read(run)] == [True, True]
+    assert hospitals.charged() == [2, 2, 2], "what it was charged for a killed run counted"
+
+
+def test_an_order_repeated_while_it_is_trained_waits_for_the_release_and_counts(hospitals):
+    hospitals, looks = hospitals(), []
+    with hospitals.trains("south") as other:
+
+        def passes():
+            looks.extend([hospitals.asked] * (hospitals.asked == "south"))
+            # Some looks on, south was found training and waits.
+            if len(looks) == 5:
+                other.communicate("\n", timeout=120)
+
+        hospitals.passes = passes
+        hospitals.run()
+    first, second = rounds.read(hospitals.folder / "run")
+    assert first.complete
+    assert second.complete
+    assert hospitals.charged() == [2, 2, 2]
+    kinds = [e.fields["kind"] for e in Site.open(hospitals.folder / "south").ledger.entries()]
+    assert kinds == ["genesis", *["debit", "release"] * 2]
+
+
+def test_who_was_killed_in_mid_training_has_lost_the_round_even_to_who_waits(hospitals):
+    hospitals, looks = hospitals(), []
+    with hospitals.trains("south") as other:
+
+        def passes():
+            looks.extend([hospitals.asked] * (hospitals.asked == "south"))
+            if len(looks) == 5:
+                other.kill()
+                other.wait()
+
+        hospitals.passes = passes
+        with pytest.raises(EngineError, match="south: SITE_211"):
+            hospitals.run()
+    assert hospitals.charged() == [1, 1, 1]
