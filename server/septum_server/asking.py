@@ -19,6 +19,7 @@ from septum.wire import (
     encode_instruction,
 )
 from septum_server.inflation import Allowance
+from septum_server.limits import order_group
 from septum_server.tally import Tally
 
 
@@ -56,7 +57,11 @@ class Asking:
                 message_type="train",
                 # Whoever could foretell an order's name could announce it first, as a part of its
                 # own: Flower would take the order for another's.
-                group_id=f"{self._order.round}-{secrets.token_hex(16)}",
+                group_id=order_group(
+                    self._order.round,
+                    parameters=len(self._order.model),
+                    token=secrets.token_hex(16),
+                ),
                 # A hospital that comes back later must not find a stale order to work through.
                 ttl=max(1.0, seconds),
             )

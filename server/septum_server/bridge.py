@@ -22,6 +22,7 @@ from septum_server.admission import share
 from septum_server.arrivals import Arrivals, Arrived
 from septum_server.asking import Asking
 from septum_server.clock import SYSTEM, Clock
+from septum_server.limits import answer_bytes
 from septum_server.nodes import sites_by_key, sites_of
 from septum_server.remedies import line
 from septum_server.rounds import RoundRecord
@@ -37,8 +38,6 @@ _LONGEST_S: Final = 2.0
 _EACH_S: Final = 0.05  # a SuperLink answers some forty requests a second, mostly hospitals'
 _LOOK_S: Final = 3.0  # between two looks at who is connected; SuperNodes poll at the same pace
 _ARRIVALS: Final = "arrivals"
-_NUMBER: Final = 4  # bytes of a float32
-_ROUND_ABOUT: Final = 6 << 20  # a chunk of Flower's and a header: the sum is an upper bound
 
 
 class RoundLoop:
@@ -92,7 +91,7 @@ class RoundLoop:
           EngineError: A round stayed below the quorum, or the disk is full.
         """
         Arrivals(folder=self._folder / _ARRIVALS).drop()  # of a run that was killed
-        with inflation.at_most(_NUMBER * len(model) + _ROUND_ABOUT) as self._allowance:
+        with inflation.at_most(answer_bytes(len(model))) as self._allowance:
             model = self._rounds(grid, model, done)
         Arrivals(folder=self._folder / _ARRIVALS).drop()
         return model

@@ -1,11 +1,53 @@
-"""How much one peer may ask for: buckets that fill with time. Pure; the clock is passed in."""
+"""How much one peer may ask for and send: buckets that fill with time, and an answer's size.
 
+Pure; the clock is passed in.
+"""
+
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
 MOST_PEERS: Final = 10_000
 """Peers remembered at once; the one that was silent longest is forgotten first."""
+
+LARGEST_PART: Final = 6 << 20
+"""Bytes of one part of an answer: a chunk of Flower's, 5 MiB, and what is round about it."""
+
+_CHUNK: Final = 5 << 20
+_OTHER_PARTS: Final = 16  # a release has six parts besides its chunks
+_FLOAT32: Final = 4
+
+
+def answer_bytes(parameters: int) -> int:
+    """Return how many bytes all parts of an answer may take: an update's, and one part's more."""
+    return _FLOAT32 * parameters + LARGEST_PART
+
+
+def answer_parts(most_bytes: int) -> int:
+    """Return of how many parts an answer of at most ``most_bytes`` may be made.
+
+    >>> answer_parts(answer_bytes(11_200_000))
+    25
+    """
+    return _OTHER_PARTS + most_bytes // _CHUNK
+
+
+def order_group(round: int, *, parameters: int, token: str) -> str:
+    """Return the name of an order's group, which tells the SuperLink how large an answer may be.
+
+    The SuperLink reads it of the order that it keeps, never of an answer.
+
+    >>> allowed_bytes(order_group(3, parameters=100, token="6f"))
+    6291856
+    """
+    return f"{round}-{answer_bytes(parameters)}-{token}"
+
+
+def allowed_bytes(group: str) -> int:
+    """Return what :func:`order_group` wrote into ``group``; 0 for any other name."""
+    said = re.fullmatch(r"[0-9]+-([0-9]{1,15})-[0-9a-f]+", group)
+    return int(said[1]) if said else 0
 
 
 @dataclass(frozen=True, kw_only=True)

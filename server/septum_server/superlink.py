@@ -19,7 +19,6 @@ from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSession,
@@ -32,8 +31,10 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 from sqlalchemy import exists, literal, select
 
+from septum_server import uploads
 from septum_server.coordinator import VARIABLE
 from septum_server.relay import GATE, Receive, Scope, Send, say
+from septum_server.uploads import ANNOUNCING, refused
 
 _OPEN: Final = ("/v1/runtime/",)
 _GATE: Final = GATE.encode()
@@ -96,17 +97,17 @@ def answers_only(push: Callable[..., Any]) -> Callable[..., Any]:
 
     def push_messages(request: Any, state: Any) -> Any:
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-            raise _not_an_answer("not one message")
+            raise refused("not one message")
         about = request.messages_list[0].metadata
         if about.src_node_id != request.node.node_id:
-            raise _not_an_answer("another node's")
+            raise refused("another node's")
         if not about.reply_to_message_id or about.dst_node_id != SUPERLINK_NODE_ID:
-            raise _not_an_answer("not an answer to the server")
+            raise refused("not an answer to the server")
         tree = request.message_object_trees[0]
         if len(list(islice(_below(tree), MOST_OBJECTS))) == MOST_OBJECTS:
-            raise _not_an_answer("too many objects")
+            raise refused("too many objects")
         if not about.message_id == tree.object_id == _digest(request.messages_list[0], tree):
-            raise _not_an_answer("the parts of another")
+            raise refused("the parts of another")
         return kept(request, state)
 
     return push_messages
@@ -159,10 +160,6 @@ def _digest(message: Any, tree: Any) -> str:
     return get_object_id(head.encode() + HEAD_BODY_DIVIDER + body)
 
 
-def _not_an_answer(why: str) -> FlowerError:
-    return FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, f"Refused a message: {why}.")
-
-
 def whole_only(pull: Callable[..., Any]) -> Callable[..., Any]:
     """Return Flower's handler of the ServerApp's pulls, held to answers that are there.
 
@@ -178,13 +175,13 @@ def whole_only(pull: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def pull_messages(request: Any, state: Any, task: Any) -> Any:
-        # What is announced between this look and Flower's own is handed out too early: the
-        # ServerApp reads nothing of it, and asks that node again.
-        held = _arriving(state, list(request.message_ids))
-        left = [name for name in request.message_ids if name not in held]
-        del request.message_ids[:]
-        request.message_ids.extend(left)
-        return pull(request, state, task)
+        # What was announced between this look and Flower's own would be handed out too early.
+        with ANNOUNCING:
+            held = _arriving(state, list(request.message_ids))
+            left = [name for name in request.message_ids if name not in held]
+            del request.message_ids[:]
+            request.message_ids.extend(left)
+            return pull(request, state, task)
 
     return pull_messages
 
@@ -228,9 +225,11 @@ def main() -> None:
     # Flower calls all by these names, and offers no other way to put anything before them.
     database = sql_mixin.__dict__
     database["SQLITE_PRAGMAS"] = tuple((dict(database["SQLITE_PRAGMAS"]) | _PRAGMAS).items())
-    fleet_handlers.__dict__["push_messages"] = answers_only(fleet_handlers.push_messages)
-    runtime_handlers.__dict__["push_messages"] = listed(runtime_handlers.push_messages)
-    runtime_handlers.__dict__["pull_messages"] = whole_only(runtime_handlers.pull_messages)
+    fleet, runtime = fleet_handlers.__dict__, runtime_handlers.__dict__
+    fleet["push_messages"] = answers_only(uploads.announced(fleet["push_messages"]))
+    fleet["push_object"] = uploads.part(fleet["push_object"])
+    runtime["push_messages"] = listed(uploads.ordered(runtime["push_messages"]))
+    runtime["pull_messages"] = whole_only(uploads.handed_out(runtime["pull_messages"]))
     uvicorn.__dict__["run"] = gated
     flower_superlink()
 

@@ -14,6 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from septum.signing import SigningKey
@@ -47,7 +48,8 @@ REASONS = {
 
 # A hospital that says the same, well signed, twice.
 TWICE = "twice"
-HUGE = 12_000_000  # numbers: in parts that the edge passes one by one
+HUGE = 1_550_000  # numbers: no release, and in no more bytes than the SuperLink takes of one
+FLOOD = 12_000_000  # in more, and in parts that the edge passes one by one
 
 
 def answer(kind, asked, site):
@@ -62,6 +64,7 @@ def answer(kind, asked, site):
         "broadcast": np.zeros(1),
         "empty": np.zeros(0),
         "huge": np.zeros(HUGE, np.float32),
+        "flood": np.zeros(FLOOD, np.float32),
         "long": np.full(size, 1e6),
     }.get(kind, np.zeros(size))
     release = Release(
@@ -161,15 +164,22 @@ def test_no_reply_poisons_or_stops_a_round_and_each_is_named_with_its_reason(wor
 
 
 def test_an_upload_that_never_ends_costs_nobody_else_the_round(world, deadline_s):
-    there = world("north", "endless", rounds=1, participation={"deadline_s": deadline_s})
-    with there.up(without=("endless",)), ExitStack() as stack:
+    hostile = ("endless", "flood")
+    there = world("north", *hostile, rounds=1, participation={"deadline_s": deadline_s})
+    with there.up(without=hostile), ExitStack() as stack:
         there.connected("north")
-        endless = Hospital(stack, there.made.coordinator, there.made.sites["endless"])
+        endless, flood = (
+            Hospital(stack, there.made.coordinator, there.made.sites[name]) for name in hostile
+        )
         there.connected()
         deploy.start(there.made)
         there.until(lambda: endless.turn(parts=1), what="the order")
+        # Not a byte more than a release is kept of it.
+        with pytest.raises(RunNotRunningException):
+            there.until(flood.turn, what="the order")
+        assert "is dropped" in (there.folder / "coordinator/logs/superlink.log").read_text()
         # Before Septum's own limit, the ServerApp waited here until after the deadline.
         assert there.finished().startswith("finished:completed"), there.logs()
     entry = there.entry(1)
     assert entry.answered == ("north",)
-    assert entry.refused == {"endless": rounds.NO_ANSWER}, entry
+    assert entry.refused == dict.fromkeys(hostile, rounds.NO_ANSWER), entry

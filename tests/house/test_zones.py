@@ -26,6 +26,7 @@ DOORS = {
         "septum_server.inflation",
         "septum_server.control",  # the Control API, which only Flower's own messages speak
         "septum_server.superlink",  # Flower's server, behind a gate
+        "septum_server.uploads",  # Flower's server, told what an answer may take of its disk
         "septum_server.task",  # Flower's own program, ended with its parent
         "septum_bench.engine",
     },
@@ -160,6 +161,7 @@ def test_private_names_of_flower_stay_in_few_files(source: dict[str, str]) -> No
         "client/septum_client/supernode.py",  # the type of the one message it empties
         "septum/superexec.py",  # the one place where a task's program is started
         "server/septum_server/control.py",  # messages of the Control API have no public name
+        "server/septum_server/uploads.py",  # what of its database an answer may take
         "server/septum_server/superlink.py",  # number and error of what it refuses
     }
 
