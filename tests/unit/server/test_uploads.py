@@ -281,3 +281,25 @@ def test_nobody_announces_between_the_look_at_who_has_and_its_use(world):
     assert made.link.given_out(asked) == 0
     assert locked == [True, True]
     assert not uploads.ANNOUNCING.locked()
+
+
+def test_no_part_is_larger_than_flowers_own_however_large_the_release(world):
+    made = world()
+    made.ask("west", noise(12))
+    west = made.sites["west"]
+    name, body = part_of(os.urandom(7 * MIB))
+    west.claim(west.hear(), ObjectTree(object_id=name))
+    with pytest.raises(FlowerError, match="larger than a release"):
+        push(made, west, name, body)
+
+
+def test_an_announcement_that_is_not_taken_leaves_no_session(world):
+    made = world()
+    made.ask("west")
+    west = made.sites["west"]
+    asked = west.hear()
+    west.announce(asked)
+    west.send()
+    west.claim(asked)  # a second answer to the same order
+    assert count(made, MessageRes) == 1
+    assert count(made, ObjectPushSession) == 0
