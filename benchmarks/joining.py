@@ -224,7 +224,9 @@ def main() -> None:
         print(f"| {what} | " + " | ".join(f"{each:.0f}" for each in seconds) + " |")
     sums = [sum(step[column] for step in person.steps) for column in (1, 2, 3)]
     print("| **all** | " + " | ".join(f"**{each:.0f}**" for each in sums) + " |")
-    print(f"\n{sum(sums) / 60:.1f} minutes, load average {os.getloadavg()[0]:.1f}.")
+    hands = sums[0] + sums[1] + CALL_S
+    print(f"\nTyping, reading and on the telephone: {hands / 60:.1f} minutes.")
+    print(f"By the clock: {sum(sums) / 60:.1f} minutes, load average {os.getloadavg()[0]:.1f}.")
 
 
 if __name__ == "__main__":
