@@ -24,7 +24,6 @@ from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor import subprocess_executor
 from flwr.supercore.tls import validate_and_resolve_root_certificates
@@ -74,6 +73,8 @@ def _report(process: "subprocess.Popen[bytes]", arguments: Sequence[str]) -> Non
         return
     words = dict(pairwise(arguments))
     insecure = "--insecure" in arguments
+    # Said once: where the token holds no longer, Flower's retries end this process, and with it
+    # every other study's.
     client = RuntimeHttpClient.from_server_address(
         words["--runtime-api-address"],
         insecure,
@@ -82,7 +83,6 @@ def _report(process: "subprocess.Popen[bytes]", arguments: Sequence[str]) -> Non
             RuntimeVersionHttpInterceptor(component_name=_SERVER_APP),
             RuntimeTokenHttpInterceptor(words["--token"]),
         ],
-        retry_invoker=make_simple_http_retry_invoker(),
     )
     details = f"its process was ended by signal {number}"
     ended = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)

@@ -107,13 +107,13 @@ def test_superexec_is_flowers_own_in_all_else(place, monkeypatch):
 @pytest.fixture
 def runtime():
     """Serve Flower's Runtime API on a free port, and keep who told what."""
-    told = []
+    told, code = [], [200]
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["content-length"]))
             told.append((self.path, self.headers["flwr-task-token"], body))
-            self.send_response(200)
+            self.send_response(code[0])
             self.send_header("content-type", "application/protobuf")
             self.send_header("content-length", "0")
             self.end_headers()
@@ -123,7 +123,7 @@ def runtime():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield SimpleNamespace(address=f"127.0.0.1:{server.server_port}", told=told)
+        yield SimpleNamespace(address=f"127.0.0.1:{server.server_port}", told=told, code=code)
         server.shutdown()
 
 
@@ -168,3 +168,15 @@ def test_a_server_app_that_is_killed_is_reported_at_once_by_who_started_it(task)
 )
 def test_no_other_end_of_a_task_is_reported(task, kind, ends):
     assert task(kind, ends) == []
+
+
+def test_a_token_that_holds_no_longer_does_not_end_who_reports_for_all_others(
+    task, runtime, monkeypatch, caplog
+):
+    runtime.code[0] = 401  # the run was stopped before
+    ended = []
+    monkeypatch.setattr(os, "kill", lambda *given: ended.append(given))
+    assert len(task(TaskType.SERVER_APP, "kill -9 $$")) == 1
+    assert ended == []
+    assert "could not be reported" in caplog.text
+    assert TOKEN not in caplog.text
