@@ -79,6 +79,7 @@ def part(push: Callable[..., Any]) -> Callable[..., Any]:
     """Return Flower's handler of a part that a node sends, held to what a release can be.
 
     Guarantees:
+      - Who sends a part again, because no answer came, hears that it is there.
       - The parts of an answer, counted by their bytes and whoever sent them, are no
         larger than a release of the order's model; none is larger than
         :data:`septum_server.limits.LARGEST_PART`.
@@ -97,16 +98,24 @@ def part(push: Callable[..., Any]) -> Callable[..., Any]:
                 )
                 if root is None:  # Flower would look for anybody's that waits for this part
                     return PushObjectResponse(stored=False)
-                others = {root, *_below(session, root)} - {request.object_id}
+                parts = {root, *_below(session, root)}
+                others = parts - {request.object_id}
                 asked = select(MessageRes.reply_to_message_id).where(MessageRes.message_id == root)
-                most = _most(session, MessageIns.message_id.in_(asked)) or 0
+                most = _most(session, MessageIns.message_id.in_(asked))
                 size = len(request.object_content)
-                fits = size <= LARGEST_PART and _stored(session, others) + size <= most
+                fits = size <= LARGEST_PART and _stored(session, others) + size <= (most or 0)
             if not fits:
-                _log.warning("An answer that takes more than %d bytes is dropped: %s", most, root)
+                limit = "whose order is gone" if most is None else f"of more than {most} bytes"
+                _log.warning("An answer %s is dropped: %s", limit, root)
                 drop(state, [root])
-                raise refused("larger than a release")
-            return push(request, state)
+                raise refused("larger than a release, or nobody waits for it")
+            answer = push(request, state)
+            if not answer.stored and request.object_id in parts:
+                # Sent again, because the answer to the first was lost on the way: Flower's "no"
+                # would make its sender drop the whole of it.
+                with state.session() as session:
+                    answer.stored = _stored(session, {request.object_id}) > 0
+            return answer
 
     return push_object
 
@@ -136,14 +145,26 @@ def handed_out(pull: Callable[..., Any]) -> Callable[..., Any]:
       - When the ServerApp asks again, nothing is kept of the answers that it got
         before: it has read them (:class:`septum_server.asking.Asking` reads one at a
         time, to its end), or has found that it cannot.
+      - Nor of one in whose place it got an error of Flower's own, as for an order
+        that has expired or a node that is away: Flower then forgets whose it was.
     """
     taken: dict[int, list[str]] = {}
 
     def pull_messages(request: Any, state: Any, task: Any) -> Any:
         for root in taken.pop(task.run_id, ()):
             state.object_store.delete(root)
+        asked = select(MessageRes.reply_to_message_id, MessageRes.message_id)
+        with state.session() as session:
+            given = MessageRes.reply_to_message_id.in_(list(request.message_ids))
+            announced: dict[str, str] = dict(session.execute(asked.where(given)).all())
         answers = pull(request, state, task)
-        taken[task.run_id] = [said.metadata.message_id for said in answers.messages_list]
+        said = [message.metadata for message in answers.messages_list]
+        own = [
+            announced[each.reply_to_message_id]
+            for each in said
+            if each.reply_to_message_id in announced
+        ]
+        taken[task.run_id] = [*{*own, *(each.message_id for each in said)}]
         return answers
 
     return pull_messages

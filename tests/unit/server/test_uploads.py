@@ -303,3 +303,33 @@ def test_an_announcement_that_is_not_taken_leaves_no_session(world):
     west.claim(asked)  # a second answer to the same order
     assert count(made, MessageRes) == 1
     assert count(made, ObjectPushSession) == 0
+
+
+def test_nothing_is_kept_of_an_answer_in_whose_place_flower_told_of_an_error(world):
+    made = world(participation={"deadline_s": 600})
+    west = made.sites["west"]
+    before = None
+    for seed in range(3):
+        asked = made.ask("west")
+        before = before or kept(made)
+        west.announce(west.hear(), update=noise(5, seed))
+        west.send(len(west.parts) - 1)
+        assert made.link.state.deactivate_node(west.node)
+        west.send()
+        assert made.link.given_out(asked) == 1, "the control: an error, and the answer is gone"
+        assert count(made, MessageRes) == 0
+        made.link.given_out(asked)
+        assert kept(made) < before + 8192
+        made.link.state.activate_node(west.node, 3000)
+
+
+def test_who_sends_a_part_again_hears_that_it_is_there(world):
+    for handler, heard in ((fleet_handlers.push_object, False), (None, True)):
+        made = world()
+        made.link.part = handler or made.link.part
+        west = made.sites["west"]
+        made.ask("west")
+        west.announce(west.hear(), update=noise(5))
+        name, body = next(iter(west.parts.items()))
+        assert push(made, west, name, body)
+        assert push(made, west, name, body) is heard, "the control: Flower's own says no"
