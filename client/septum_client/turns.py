@@ -34,7 +34,7 @@ def taken(folder: Path, study: str, *, over: Callable[[], bool]) -> Iterator[Non
 
     Raises:
       Refusal: With :attr:`Code.STILL_TRAINING`: another process held it until ``over``.
-      DataError: The file cannot be made.
+      DataError: The file cannot be made, or not be locked.
     """
     path = folder / f"{study}.lock"
     try:
@@ -66,4 +66,9 @@ def _held(turn: int) -> bool:
         fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise DataError(
+            f"the site's folder cannot be locked ({error.strerror}).",
+            remedy="Put the site on a disk of this machine, whose file system knows locks.",
+        ) from None
     return True

@@ -28,7 +28,7 @@ _TROUBLES: Final[Mapping[str, str]] = MappingProxyType(
         "this site pinned, or has ended. Ask the coordinator whether it was renewed; trust no "
         "new one without its fingerprint.",
         "[code: 2004]": "The coordinator does not let this site in. After a crash that lasts up "
-        "to 60 s; else ask it whether a signed study names this site's present card.",
+        "to 80 s; else ask it whether a signed study names this site's present card.",
         "[code: 2001]": "The coordinator does not know this site's node key. Send it the present "
         "card.",
         "Connection attempt failed": "No answer from {address}; trying again. Check the network, "

@@ -10,7 +10,8 @@ import typer
 def study_field(key: str) -> Callable[[Any], Any]:
     """Return a check of an answer against a field of the study; asked at a prompt, it asks again.
 
-    Whoever has answered six questions must not lose them to the first one's spelling.
+    Whoever has answered six questions must not lose them to the first one's spelling. What
+    holds between two answers is seen at the end alone.
 
     Args:
       key: The field, ``data.`` before it where it is the data's.
