@@ -154,19 +154,21 @@ class Hospital:
         self.session = self.link.answer(request=request, state=self.link.state).session_id
         return tree.object_id
 
+    def push(self, name, body):
+        """Send one part; return whether it was taken."""
+        request = PushObjectRequest(
+            node=Node(node_id=self.node),
+            run_id=self.link.run,
+            object_id=name,
+            object_content=body,
+            session_id=self.session,
+        )
+        return self.link.part(request, self.link.state).stored
+
     def send(self, parts=99):
         """Send so many of the parts that are missing."""
         for name in list(self.parts)[:parts]:
-            assert self.link.part(
-                PushObjectRequest(
-                    node=Node(node_id=self.node),
-                    run_id=self.link.run,
-                    object_id=name,
-                    object_content=self.parts.pop(name),
-                    session_id=self.session,
-                ),
-                self.link.state,
-            ).stored
+            assert self.push(name, self.parts.pop(name))
 
 
 class World:
@@ -193,6 +195,19 @@ class World:
     def sleep(self, seconds):
         self.now += seconds
         self.turn()
+
+    @staticmethod
+    def once(*steps):
+        """Return a turn that does one step at each wait, then nothing."""
+        left = list(steps)
+        return lambda: left and left.pop(0)()
+
+    @staticmethod
+    def answers(*sites):
+        """Let sites answer whole."""
+        for site in sites:
+            site.announce(site.hear())
+            site.send()
 
     def ask(self, site, model=START, **order):
         """Order a round of one site alone, past the loop; return the order's name."""

@@ -28,17 +28,6 @@ START = np.zeros(40, np.float32)
 MIB = 1 << 20
 
 
-def once(*steps):
-    left = list(steps)
-    return lambda: left and left.pop(0)()
-
-
-def answers(*sites):
-    for site in sites:
-        site.announce(site.hear())
-        site.send()
-
-
 def test_an_upload_that_never_comes_delays_nobody_and_is_late_at_the_deadline(world):
     made = world(participation={"deadline_s": 600})
     north, south, west = made.sites.values()
@@ -49,11 +38,11 @@ def test_an_upload_that_never_comes_delays_nobody_and_is_late_at_the_deadline(wo
 
     tally = made.loop.tally
     made.loop.tally = lambda order: setattr(made, "tally", tally(order)) or made.tally
-    made.turn = once(
+    made.turn = made.once(
         lambda: west.announce(west.hear()),
-        lambda: answers(north),
+        lambda: made.answers(north),
         look,
-        lambda: answers(south),
+        lambda: made.answers(south),
         look,
     )
     done = made.gather()
@@ -80,9 +69,9 @@ def test_flower_itself_hands_out_an_answer_of_which_no_part_has_come(world):
 def test_a_slow_upload_that_ends_in_time_counts(world):
     made = world()
     north, south, west = made.sites.values()
-    made.turn = once(
+    made.turn = made.once(
         lambda: west.announce(west.hear()),
-        lambda: answers(north, south),
+        lambda: made.answers(north, south),
         lambda: west.send(1),
         lambda: west.send(1),
         west.send,
@@ -105,13 +94,13 @@ def test_a_hospital_that_was_lost_in_mid_upload_is_asked_again(world):
                 .values(expires_at=past)
             )
 
-    made.turn = once(
-        lambda: answers(north, south),
+    made.turn = made.once(
+        lambda: made.answers(north, south),
         lambda: west.announce(west.hear()),
         lambda: west.send(2),
         expires,
         lambda: None,
-        lambda: answers(west),
+        lambda: made.answers(west),
     )
     begun = made.now
     assert set(made.gather().releases) == {"north", "south", "west"}
@@ -132,7 +121,7 @@ def test_a_part_that_somebody_else_promised_too_is_not_waited_for(world):
             session = made.link.state.start_session(made.link.run)
             made.link.state.preregister_object_tree(shared, session)
 
-    made.turn = once(promise, lambda: (north.send(), west.send()), lambda: answers(south))
+    made.turn = made.once(promise, lambda: (north.send(), west.send()), lambda: made.answers(south))
     assert set(made.gather().releases) == {"north", "south", "west"}
 
 
@@ -144,7 +133,7 @@ def test_a_reply_of_more_bytes_than_a_release_is_not_taken_into_memory(world):
         west.announce(west.hear(), update=np.ones(MIB, np.float32))
         west.send()
 
-    made.turn = once(lambda: answers(north, south), floods)
+    made.turn = made.once(lambda: made.answers(north, south), floods)
     done = made.gather()
     assert set(done.releases) == {"north", "south"}
     assert done.strays == ["FORM"]
@@ -185,7 +174,9 @@ def asked_for_another_study(made):
 def test_what_one_hospital_says_of_a_part_of_anothers_answer_blocks_nobody(world):
     made = world(participation={"deadline_s": 600})
     north, south, west = made.sites.values()
-    made.turn = once(lambda: west.lie(west.hear(), METRICS), lambda: answers(north, south))
+    made.turn = made.once(
+        lambda: west.lie(west.hear(), METRICS), lambda: made.answers(north, south)
+    )
     assert set(made.gather().releases) == {"north", "south"}
 
 
@@ -197,7 +188,7 @@ def test_nobody_names_a_message_like_a_part_of_anothers_answer(world):
         with pytest.raises(FlowerError, match="the parts of another"):
             west.lie(west.hear(), METRICS, root=True)
 
-    made.turn = once(lies, lambda: answers(north, south))
+    made.turn = made.once(lies, lambda: made.answers(north, south))
     assert set(made.gather().releases) == {"north", "south"}
 
 
@@ -206,7 +197,7 @@ def test_what_a_hospital_says_of_another_studys_first_model_stops_no_order_of_it
     west = made.sites["west"]
     model = encode_instruction(made.loop.order(1, START))["model"].object_id
     west.lie(asked_for_another_study(made), model)
-    made.turn = once(lambda: answers(*made.sites.values()))
+    made.turn = made.once(lambda: made.answers(*made.sites.values()))
     assert set(made.gather().releases) == {"north", "south", "west"}
 
 
@@ -224,7 +215,9 @@ def test_flower_itself_believes_who_comes_first_and_fails_the_others(world, root
     made = world()
     as_flower_is(made)
     north, _, west = made.sites.values()
-    made.turn = once(lambda: west.lie(west.hear(), METRICS, root=root), lambda: answers(north))
+    made.turn = made.once(
+        lambda: west.lie(west.hear(), METRICS, root=root), lambda: made.answers(north)
+    )
     with pytest.raises(ValueError, match="different children"):
         made.gather()
 

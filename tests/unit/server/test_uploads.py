@@ -5,8 +5,7 @@ import os
 import numpy as np
 import pytest
 from flwr.app.message.arraychunk import ArrayChunk
-from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
-from flwr.proto.node_pb2 import Node
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
@@ -61,30 +60,6 @@ def part_of(content):
     return get_object_id(body), body
 
 
-def push(made, site, name, body):
-    return made.link.part(
-        PushObjectRequest(
-            node=Node(node_id=site.node),
-            run_id=made.link.run,
-            object_id=name,
-            object_content=body,
-            session_id=site.session,
-        ),
-        made.link.state,
-    ).stored
-
-
-def once(*steps):
-    left = list(steps)
-    return lambda: left and left.pop(0)()
-
-
-def answers(*sites):
-    for site in sites:
-        site.announce(site.hear())
-        site.send()
-
-
 def test_an_answer_that_the_serverapp_cannot_read_is_deleted_when_it_asks_again(world):
     for pull, left in ((whole_only(runtime_handlers.pull_messages), True), (None, False)):
         made = world(pull)
@@ -96,7 +71,9 @@ def test_an_answer_that_the_serverapp_cannot_read_is_deleted_when_it_asks_again(
             names.extend(west.parts)
             west.send()
 
-        made.turn = once(floods, lambda north=north, south=south: answers(north, south))
+        made.turn = made.once(
+            floods, lambda made=made, north=north, south=south: made.answers(north, south)
+        )
         done = made.gather()
         assert set(done.releases) == {"north", "south"}
         assert done.strays == ["FORM"]
@@ -219,11 +196,11 @@ def test_who_announces_anothers_parts_neither_deletes_nor_blocks_them(world):
 
     def spoils():
         with pytest.raises(FlowerError, match="larger than a release"):
-            push(made, west, big, body)
+            west.push(big, body)
         assert there(made, [big]) == set()
         assert there(made, names) == set(names)
 
-    made.turn = once(announce, spoils, north.send, lambda: answers(south))
+    made.turn = made.once(announce, spoils, north.send, lambda: made.answers(south))
     done = made.gather()
     assert set(done.releases) == {"north", "south"}
     assert there(made, names) == set(), "and when north was read, they went"
@@ -254,7 +231,7 @@ def test_a_part_that_names_no_session_is_not_taken(world):
     west.claim(west.hear())
     west.session = ""
     name, body = next(iter(north.parts.items()))
-    assert not push(made, west, name, body)
+    assert not west.push(name, body)
     north.send()
 
 
@@ -290,7 +267,7 @@ def test_no_part_is_larger_than_flowers_own_however_large_the_release(world):
     name, body = part_of(os.urandom(7 * MIB))
     west.claim(west.hear(), ObjectTree(object_id=name))
     with pytest.raises(FlowerError, match="larger than a release"):
-        push(made, west, name, body)
+        west.push(name, body)
 
 
 def test_an_announcement_that_is_not_taken_leaves_no_session(world):
@@ -331,5 +308,5 @@ def test_who_sends_a_part_again_hears_that_it_is_there(world):
         made.ask("west")
         west.announce(west.hear(), update=noise(5))
         name, body = next(iter(west.parts.items()))
-        assert push(made, west, name, body)
-        assert push(made, west, name, body) is heard, "the control: Flower's own says no"
+        assert west.push(name, body)
+        assert west.push(name, body) is heard, "the control: Flower's own says no"
