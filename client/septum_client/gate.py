@@ -92,8 +92,11 @@ def answer(
     """
     # For a study that is not approved here, not even a turn's file is made.
     site.approved(instruction.study, today=clock().date())
-    late = lambda: clock().timestamp() > instruction.deadline  # noqa: E731 - one line, used once
-    with turns.taken(site.folder / "turns", instruction.study, over=late):
+    with turns.taken(
+        site.folder / "turns",
+        instruction.study,
+        over=lambda: clock().timestamp() > instruction.deadline,
+    ):
         return _answer(site, instruction, source=source, train=train, now=clock())
 
 
