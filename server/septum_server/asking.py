@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import httpx
@@ -42,12 +42,18 @@ class Asking:
         self._tries = tries
         self._allowance = allowance
         self._asked: Counter[int] = Counter()
+        self._since: dict[int, str] = {}
         self._failed: set[int] = set()
         self._content = encode_instruction(order)
 
-    def ask(self, connected: Iterable[int], *, seconds: float) -> None:
-        """Ask whoever was not asked yet, and whoever Flower lost on the way."""
-        nodes = [n for n in connected if n not in self._asked or n in self._failed]
+    def ask(self, connected: Mapping[int, str], *, seconds: float) -> None:
+        """Ask whoever was not asked yet, whoever Flower lost on the way, and whoever came back.
+
+        Args:
+          connected: The nodes, each with what tells this connection from its next one.
+          seconds: How long the order holds.
+        """
+        nodes = [node for node, since in connected.items() if self._due(node, since)]
         if not nodes:
             return
         messages = [
@@ -78,8 +84,17 @@ class Asking:
             if name:  # Flower returns None for what it could not take
                 self.pending[name] = node
                 self._asked[node] += 1
+                self._since[node] = connected[node]
                 self._failed.discard(node)
                 self._tally.ask(node)
+
+    def _due(self, node: int, since: str) -> bool:
+        if node not in self._asked or node in self._failed:
+            return True
+        # Flower gives an order once: a SuperNode that was started again does not have it. One that
+        # still has it answers twice with one release.
+        waited_for = node in self.pending.values() and self._asked[node] < self._tries
+        return waited_for and since != self._since[node]
 
     def hear(self, *, over: Callable[[], bool] = lambda: False) -> None:
         """Count the answers that have come, one at a time: each holds a whole update.
@@ -96,10 +111,15 @@ class Asking:
                 node = self.pending.pop(answers, None)
                 if node is None:
                     continue  # what answers none of our messages is none of our answers
-                lost = reply.has_error() and self._asked[node] < self._tries
+                again = node in self.pending.values()
+                lost = reply.has_error() and not again and self._asked[node] < self._tries
                 if lost:
                     self._failed.add(node)
-                self._tally.take(node, partial(read, reply, node), message=answers, final=not lost)
+                counted = self._tally.take(
+                    node, partial(read, reply, node), message=answers, final=not (lost or again)
+                )
+                if counted and again:
+                    self.pending = {m: n for m, n in self.pending.items() if n != node}
                 _empty(reply)
 
     def _pull(self, name: str) -> list[Message]:

@@ -225,15 +225,18 @@ class RoundLoop:
         rounds.record(self._folder, entry)
         return entry
 
-    def _connected(self, grid: Grid) -> list[int]:
-        """Return the nodes to ask; where keys are known, those of this study's sites alone."""
+    def _connected(self, grid: Grid) -> dict[int, str]:
+        """Return the nodes to ask; where keys are known, those of this study's sites alone.
+
+        Each with when it connected last, where Flower tells.
+        """
         if not self._keys:
-            return sorted(grid.get_node_ids())
-        nodes = [(node.node_id, node.public_key) for node in grid.get_nodes()]
-        found = sites_of(nodes, self._keys)
-        for node, site in found.items():
-            self._names.learn(node, site)
-        return sorted(found)
+            return dict.fromkeys(sorted(grid.get_node_ids()), "")
+        nodes = {node.node_id: node for node in grid.get_nodes()}
+        found = sites_of([(at, node.public_key) for at, node in nodes.items()], self._keys)
+        for at, site in found.items():
+            self._names.learn(at, site)
+        return {at: nodes[at].last_activated_at for at in sorted(found)}
 
     def _save(self, number: int, model: Vector) -> None:
         done = checkpoint.Checkpoint(

@@ -125,7 +125,7 @@ class Tally:
         *,
         message: str = "",
         final: bool = True,
-    ) -> None:
+    ) -> bool:
         """Count one answer, or note why it does not count.
 
         Args:
@@ -133,7 +133,10 @@ class Tally:
           read: Gives the answer, or raises AdmissionError or WireError.
           message: Flower's name of the message that it answers, for a refusal by a node
             that could not read the order in it; empty to hear no such refusal.
-          final: Whether the node is not asked again in this round.
+          final: Whether no other answer of the node is to come in this round.
+
+        Returns:
+          Whether it is a release that counts; then no other of the node does.
 
         Raises:
           EngineError: An admitted release cannot be kept: the disk is full.
@@ -146,6 +149,8 @@ class Tally:
                 self._decline(node, answer, message)
             else:
                 self._admit(node, answer)
+                self._done.add(node)
+                return True
         except (AdmissionError, WireError) as error:
             admission = isinstance(error, AdmissionError)
             reason = error.message.split(":")[0] if admission else "FORM"
@@ -154,6 +159,7 @@ class Tally:
                 self.strays.append(reason)
             else:
                 self._refused[name] = reason
+        return False
 
     def _decline(self, node: int, declined: Declined, message: str) -> None:
         self._verify(declined, Purpose.REFUSAL)

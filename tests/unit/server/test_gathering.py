@@ -50,6 +50,7 @@ class World:
         self.after = dict.fromkeys(NODES, 10.0)
         self.script = {}
         self.named = {}
+        self.back = {}
 
     @property
     def clock(self):
@@ -61,10 +62,19 @@ class World:
 
     def get_nodes(self):
         return [
-            NodeInfo(node_id=node, public_key=self.keys.get(node, b""))
+            NodeInfo(
+                node_id=node,
+                public_key=self.keys.get(node, b""),
+                last_activated_at=self.activated(node),
+            )
             for node in (*NODES, *(set(self.keys) - set(NODES)))
             if self.online(node, self.at - self.begun)
         ]
+
+    def activated(self, node):
+        """Return when ``node`` connected last, as Flower writes it."""
+        past = [at for at in self.back.get(node, ()) if at <= self.at - self.begun]
+        return f"+{max(past, default=0)}"
 
     def get_node_ids(self):
         return [node.node_id for node in self.get_nodes()]
@@ -276,6 +286,99 @@ def known(tiny, keys, **study):
     return sign(plain.model_copy(update={"sites": sites}), tiny.key("coordinator"))
 
 
+def forgets(world, node, at):
+    """Lose what ``node`` was asked before it connected again, ``at`` seconds after the start."""
+    world.back[node] = [at]
+    pull = world.pull_messages
+
+    def later(names):
+        for name, (_, other, message) in list(world.waiting.items()):
+            asked = message.metadata.created_at - world.begun
+            if other == node and asked < at <= world.at - world.begun:
+                del world.waiting[name]
+        return pull(names)
+
+    world.pull_messages = later
+
+
+def stamps(world):
+    """Note in each message when it was sent, by the world's clock."""
+    push = world.push_messages
+
+    def stamped(messages):
+        for message in messages:
+            message.metadata.created_at = world.at
+        return push(messages)
+
+    world.push_messages = stamped
+
+
+def test_a_node_that_was_started_again_between_two_looks_is_asked_again_at_once(
+    tiny, keys, tmp_path
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    stamps(world)
+    forgets(world, 4, 4)
+    world.after[4] = 20
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
+    assert entry.complete
+    assert not entry.strays
+    assert world.times(4) == 2
+    assert world.at - world.begun < 40
+
+
+def test_a_node_that_comes_back_with_its_order_is_heard_once_and_waited_for_no_longer(
+    tiny, keys, tmp_path
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.back[4] = [4]
+    world.after[4] = 20
+    push = world.push_messages
+
+    def slower(messages):  # what is asked again would be answered in an hour
+        world.after[4] = 20 if not world.times(4) else HOUR
+        return push(messages)
+
+    world.push_messages = slower
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
+    assert world.times(4) == 2
+    assert entry.complete
+    assert not entry.strays
+    assert world.at - world.begun < 30
+
+
+def test_a_refusal_of_one_order_does_not_outdo_the_release_that_another_brings(
+    tiny, keys, tmp_path
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.back[4] = [4]
+    world.after[4] = 20
+    still = declines(Code.STILL_TRAINING)
+    heard = []
+
+    def first_refuses(world, site, order, tries):
+        heard.append(site)
+        said = still if len(heard) == 1 else honest
+        return said(world, site, order, tries)
+
+    world.script[4] = first_refuses
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
+    assert len(heard) == 2
+    assert entry.complete, entry.refused
+
+
+def test_a_node_that_connects_again_and_again_is_asked_no_oftener_than_the_study_says(
+    tiny, keys, tmp_path
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.back[4] = list(range(1, 500))
+    world.after[4] = 2 * HOUR
+    signed = known(tiny, keys, participation={"retries": 2, "deadline_s": 600})
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=signed)
+    assert world.times(4) == 3
+    assert entry.refused == {"west": rounds.NO_ANSWER}
+
+
 def test_a_node_of_another_study_is_sent_nothing(tiny, keys, tmp_path):
     world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
@@ -300,12 +403,8 @@ def test_an_order_that_expires_as_answers_are_fetched_is_unanswered_and_no_failu
 ):
     world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
     world.after[4] = 2 * HOUR
-    push, pull, expired = world.push_messages, world.pull_messages, []
-
-    def stamped(messages):
-        for message in messages:
-            message.metadata.created_at = world.at
-        return push(messages)
+    stamps(world)
+    pull, expired = world.pull_messages, []
 
     def slowly(names):
         """Fetch as from a slow disk; like Flower, make an error of what has expired."""
@@ -318,7 +417,7 @@ def test_an_order_that_expires_as_answers_are_fetched_is_unanswered_and_no_failu
                 return [world.answer(*world.waiting.pop(name)[1:])]
         return pull(names)
 
-    world.push_messages, world.pull_messages = stamped, slowly
+    world.pull_messages = slowly
     signed = known(tiny, keys, participation={"deadline_s": 600})
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=signed)
     assert expired == [4], "the control: an error was made of it"

@@ -233,7 +233,7 @@ def test_no_name_of_an_order_can_be_foretold_from_its_content_and_time(world):
 
     for _ in range(2):
         asking = Asking(Grid(), order, made.loop.tally(order), tries=1, allowance=None)
-        asking.ask([made.sites["west"].node], seconds=60)
+        asking.ask({made.sites["west"].node: ""}, seconds=60)
     one, other = sent
     other.metadata.created_at = one.metadata.created_at
     assert one.object_id != other.object_id
