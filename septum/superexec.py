@@ -2,9 +2,10 @@
 
 Run as ``python -P -m septum.superexec`` with Flower's own arguments. Every user
 of a machine may list the arguments of every process; of an environment, the
-owner alone. A ServerApp that is killed is reported by the process that started
-it: Flower would take its run for running until its heartbeat has been missing
-for a minute.
+owner alone. The program that :data:`septum.forking.READY` names is made ready
+once, and forks for each of its tasks. A ServerApp that is killed is reported by
+the process that started it: Flower would take its run for running until its
+heartbeat has been missing for a minute.
 """
 
 import logging
@@ -28,6 +29,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor import subprocess_executor
 from flwr.supercore.tls import validate_and_resolve_root_certificates
 
+from septum import forking
 from septum.child_process import TASK
 from septum.errors import EngineError
 
@@ -42,6 +44,7 @@ def stand() -> None:
 
     Raises:
       EngineError: Flower has no such place: it is another version than was looked at.
+      OSError: The program to make ready cannot be started.
     """
     place = vars(subprocess_executor)
     if place.get(_PLACE) is not subprocess:
@@ -49,7 +52,16 @@ def stand() -> None:
             "Flower's SuperExec starts its tasks in another way.",
             remedy="Install the version of Flower that constraints.txt names.",
         )
-    place[_PLACE] = SimpleNamespace(Popen=_started, DEVNULL=subprocess.DEVNULL)
+    named = os.environ.pop(forking.READY, "") if forking.POSSIBLE else ""
+    ready = {named: forking.Ready(named)} if named else {}
+
+    def start(command: Sequence[str], **options: Any) -> None:
+        if command[0] in ready:
+            ready[command[0]].hand(command[1:])
+        else:
+            _started(command, **options)
+
+    place[_PLACE] = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)
 
 
 def _started(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":

@@ -1,7 +1,8 @@
 """What SuperExec runs at a hospital in place of Flower's client: our app, for our bundle alone.
 
 Run by name from the folder that :mod:`septum_client.node` puts first on
-SuperExec's path, one process for each message. Flower's own client would
+SuperExec's path. One process makes itself ready, and each message is answered in
+a fork of it that ends with the answer (:mod:`septum.forking`). Flower's own client would
 install whatever bundle the coordinator sent and import what it names, and it
 would send on the text of an exception. Here nothing is installed, nothing is
 imported by a name that came over the wire, and no text leaves.
@@ -16,11 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
+from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.cli import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
+from septum import forking
 from septum.child_process import TASK, end_with_parent
 from septum.errors import Code, EngineError, Refusal, WireError
 from septum.fab import fab_digest
@@ -36,13 +42,16 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Stands in for four steps of Flower's client: install, load, send, and finish.
+    """Stands in for steps of Flower's client: install, load, send, finish, and give up.
 
     Guarantees:
       - A bundle that is not, byte for byte, :func:`septum.fab.fab` is never
         unpacked or imported; its messages are answered with a closed code.
       - What leaves is a release or a refusal that :mod:`septum.wire` reads, or
         Flower's error number without a text.
+      - Training that has begun goes on to its end, whoever has forgotten who asked for it:
+        it was charged, and the same order, asked again, gets the release that it makes.
+        Flower would interrupt it as soon as a SuperNode was started again.
 
     Args:
       app: Makes the app that answers; called only for our own bundle.
@@ -59,7 +68,7 @@ class Guard:
         self._finish = run_clientapp.push_task_output
 
     def stand(self) -> None:
-        """Take the four places.
+        """Take their places.
 
         Raises:
           EngineError: Flower has no such step: it is another version than was looked at.
@@ -69,6 +78,8 @@ class Guard:
             "get_load_client_app_fn": self.loader,
             "push_message": self.send,
             "push_task_output": self.finish,
+            "make_simple_http_retry_invoker": patience,
+            "make_task_heartbeat_fn_http": heartbeat,
         }
         steps = vars(run_clientapp)
         missing = sorted(set(places) - set(steps))
@@ -129,6 +140,43 @@ class Refusing(ClientApp):
         return Message(encode_refusal(said), reply_to=message)
 
 
+def patience() -> RetryInvoker:
+    """Return Flower's way to ask again, which does not end the process where it is unknown."""
+    invoker = make_simple_http_retry_invoker()
+    judge = invoker.should_giveup
+
+    def gives_up(error: Exception) -> bool:
+        return _unknown(error) or (judge is not None and judge(error))
+
+    invoker.should_giveup = gives_up
+    return invoker
+
+
+def heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
+    """Return what tells the SuperNode, now and then, that this process lives.
+
+    It returns False where the SuperNode is not there, and is asked again soon.
+    """
+
+    def beat() -> bool:
+        try:
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        except httpx.TransportError:
+            return False
+        except httpx.HTTPStatusError as error:
+            return _unknown(error)
+        return True
+
+    return beat
+
+
+def _unknown(error: Exception) -> bool:
+    """Whether the SuperNode says that it never gave this task: it was started again since."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return False
+    return error.response.status_code == httpx.codes.UNAUTHORIZED
+
+
 def closed(answer: Message) -> Message:
     """Return ``answer`` if it is a release or a refusal, else an error that says nothing."""
     from septum.wire import decode_refusal, decode_release  # noqa: PLC0415 - imports torch
@@ -150,21 +198,24 @@ def _silent(answer: Message, code: int) -> Message:
     return made
 
 
+def _app(folder: Path) -> ClientApp:
+    lean.stand()
+    from septum_client.app import SiteApp  # noqa: PLC0415 - imports torch
+
+    return SiteApp(lambda _: folder)
+
+
 def main() -> None:
-    """Answer one message, for the SuperExec that started this process."""
+    """Answer messages, each in a process of its own, for the SuperExec that started this one."""
     # Not asked politely: Flower would first talk to a SuperNode that may be gone too, and the
     # ledger is made for this process to end anywhere.
     end_with_parent(signal.SIGKILL)
-    sys.argv = [CLIENT, *os.environ.pop(TASK, "").splitlines()]
     folder = Path(os.environ[SITE])
-
-    def app() -> ClientApp:
-        lean.stand()
-        from septum_client.app import SiteApp  # noqa: PLC0415 - imports torch
-
-        return SiteApp(lambda _: folder)
-
-    Guard(app=app, refusing=lambda refusal: Refusing(folder, refusal)).stand()
+    arguments = forking.task(prepare=lambda: _app(folder))
+    if arguments is None:
+        arguments = os.environ.pop(TASK, "").splitlines()
+    sys.argv = [CLIENT, *arguments]
+    Guard(app=lambda: _app(folder), refusing=lambda refusal: Refusing(folder, refusal)).stand()
     flwr_clientapp()
 
 

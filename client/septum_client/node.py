@@ -20,6 +20,7 @@ from typing import Final
 
 from septum.durable import replace
 from septum.errors import ConfigError, DataError
+from septum.forking import READY
 from septum.processes import Service
 
 SUPERNODE: Final = "supernode"
@@ -190,6 +191,7 @@ def _superexec(folder: Path, *, port: int, secret: Path) -> Service:
             **_quiet(home),
             "PATH": f"{home / 'bin'}:/usr/bin:/bin",
             SITE: str(folder.absolute()),
+            READY: CLIENT,
         },
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from logging import WARNING
 from typing import Any, Final
 
 import httpx
+from flwr.common.constant import Status
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -17,11 +18,14 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     PushMessagesResponse,
 )
+from flwr.proto.task_pb2 import Task
 from flwr.supercore import log
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.nodestate import nodestate_factory
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 _UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
 _PATIENCE: Final = 0.1  # of the time since the last order, added to Flower's three seconds
@@ -29,9 +33,9 @@ _LONGEST_S: Final = 7.0
 _ANSWER_S: Final = 120.0
 _CONNECT_S: Final = 30.0
 _STILL_THERE: Final = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
-# A SuperNode that was killed counts as connected for 60 s. What it had been given is asked for
-# again only where the ServerApp, which looks every two seconds, sees that it is gone.
-_FORGOTTEN_S: Final = 70.0
+# A SuperNode that was killed counts as connected for 60 s at most.
+_FORGOTTEN_S: Final = 90.0
+_AGAIN_S: Final = 5.0
 
 
 class Held(FleetHttpClient):
@@ -46,10 +50,8 @@ class Held(FleetHttpClient):
         many hospitals.
       - An answer waits for the network to come back. Flower takes a handshake that
         times out for a wrong certificate, and drops what it was about to send.
-      - After a crash it waits until Flower takes its predecessor for gone, and the ServerApp
-        has seen that. Flower ends at the first refusal, and whoever starts it again may be
-        let in between two looks: then an order that died with the first is missed until
-        the round's deadline.
+      - After a crash it asks until Flower takes its predecessor for gone. Flower ends at the
+        first refusal, and each start is seconds of imports.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -60,17 +62,20 @@ class Held(FleetHttpClient):
         self._last = time.monotonic()
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802 - Flower's name
-        """Ask to be let in; once more, where the SuperNode before this one still counts."""
-        try:
-            return super().ActivateNode(request)
-        except httpx.HTTPStatusError as error:
-            told = FlowerError.from_json(error.response.text)
-            if told is None or told.code != _STILL_THERE:
-                raise
-        # In Flower's own form, which `septum site up` looks for.
-        log(WARNING, "[code: %d] %s Asking again in %g s.", told.code, told.message, _FORGOTTEN_S)
-        time.sleep(_FORGOTTEN_S)
-        return super().ActivateNode(request)
+        """Ask to be let in, again and again while the SuperNode before this one still counts."""
+        began = time.monotonic()
+        while True:
+            try:
+                return super().ActivateNode(request)
+            except httpx.HTTPStatusError as error:
+                told = FlowerError.from_json(error.response.text)
+                if told is None or told.code != _STILL_THERE:
+                    raise
+                if time.monotonic() - began > _FORGOTTEN_S:
+                    raise
+            # In Flower's own form, which `septum site up` looks for.
+            log(WARNING, "[code: %d] %s Asking again in %g s.", told.code, told.message, _AGAIN_S)
+            time.sleep(_AGAIN_S)
 
     def PullMessages(self, request: PullMessagesRequest) -> PullMessagesResponse:  # noqa: N802 - Flower's name
         """Ask for an order; where there is none, wait before Flower asks again."""
@@ -98,10 +103,41 @@ class Held(FleetHttpClient):
             raise type(error)("the connection failed") from None
 
 
+class State(InMemoryNodeState):
+    """Flower's list of the orders that have come, which loses none that nobody read.
+
+    Guarantees:
+      - An order whose process ended before it had read it is answered with Flower's error
+        for such an end, and asked again. Flower answers so for orders that were read, and
+        would keep any other until its SuperNode ends.
+    """
+
+    def _on_task_tokens_expired(self, tasks: list[Task]) -> None:
+        runs = {task.run_id for task in tasks}
+        with self.lock_msg_store:
+            unread = [
+                entry
+                for entry in self.msg_store.values()
+                if entry.message.metadata.run_id in runs
+                and not entry.is_retrieved
+                and not entry.message.metadata.reply_to_message_id
+            ]
+            # The last of them have tasks that wait, which will read them.
+            waiting = sum(
+                task.run_id in runs and task.status.status in {Status.PENDING, Status.STARTING}
+                for task in self.task_store.values()
+            )
+            for entry in unread[: max(0, len(unread) - waiting)]:
+                entry.is_retrieved = True
+                self.record_message_processing_start(entry.message.metadata.message_id)
+        super()._on_task_tokens_expired(tasks)
+
+
 def main() -> None:
     """Run the SuperNode until it is ended, or its connection has failed for good."""
-    # A name of its module, looked up when the connection is made.
+    # Names of their modules, looked up when connection and list are made.
     fleet_http_connection.__dict__["FleetHttpClient"] = Held
+    nodestate_factory.__dict__["InMemoryNodeState"] = State
     flower_supernode()
     # Flower returns here without a word, and a thread of its own would keep the process: alive,
     # connected to nobody. Whoever supervises must see that it ended.

@@ -29,6 +29,59 @@ LONGEST_S = 200
 """The longest deadline: what waits for the round's record waits for 300 s."""
 
 
+# The guard of a hospital with one thing wrong; everything else is the guard's own.
+WRONG = """
+import time
+from datetime import timedelta
+from septum_client import guard
+real = guard.Guard
+def wrong(*, app, refusing):
+    def later():
+        from septum_client import gate, train
+        {change}
+        return app()
+    return real(app=later, refusing=refusing)
+guard.Guard = wrong
+guard.main()
+"""
+
+
+class Program:
+    """A program that SuperExec finds by name, changed and put back."""
+
+    def __init__(self, path: Path, *, ready: Callable[[], int] | None = None) -> None:
+        self.path = path
+        self.text = path.read_text()
+        self.ready = ready
+
+    def change(self, text: str) -> None:
+        # In one step, since SuperExec may look at any moment.
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        beside.chmod(0o700)
+        beside.replace(self.path)
+
+    def end(self) -> None:
+        """End what forks for each message, which is the program as it was, with its tasks."""
+        if self.ready:
+            os.kill(self.ready(), signal.SIGKILL)
+
+    def fill_the_disk(self) -> None:
+        first, rest = self.text.split("\n", 1)
+        self.change(f"{first}\nulimit -f 0\n{rest}")
+        self.end()
+
+    def go_wrong(self, change: str) -> None:
+        beside = self.path.with_name("wrong.py")
+        beside.write_text(WRONG.format(change=change))
+        self.change(self.text.replace("-m septum_client.guard", f"'{beside}'"))
+        self.end()
+
+    def restore(self) -> None:
+        self.change(self.text)
+        self.end()
+
+
 class World:
     """One deployment and its supervisor, and the numbers of its processes."""
 
@@ -88,14 +141,29 @@ class World:
         return found[0]
 
     def task(self, side: str) -> int:
-        """Return the number of the process that SuperExec of ``side`` started for a message."""
+        """Return the number of the process that answers a message, or runs the rounds."""
+        parent = self.pid(side, "superexec") if side == "coordinator" else self.ready(side)
+        return self._child(parent, what=f"a task of {side}")
+
+    def ready(self, name: str) -> int:
+        """Return the number of the process that forks for each message to a hospital."""
+        return self._child(self.pid(name, "superexec"), what=f"what forks at {name}")
+
+    def program(self, side: str) -> Program:
+        """Return the program that answers for a hospital, or that runs the rounds."""
+        if side == "coordinator":
+            return Program(self.folder / "coordinator/flower/bin/flwr-serverapp")
+        path = self.made.sites[side].folder / "flower/bin/flwr-clientapp"
+        return Program(path, ready=lambda: self.ready(side))
+
+    def _child(self, parent: int, *, what: str) -> int:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = children_of(self.pid(side, "superexec"))
+            found[:] = children_of(parent)
             return bool(found)
 
-        self.until(look, what=f"a task of {side}")
+        self.until(look, what=what)
         return found[0]
 
     def charges(self, name: str) -> int:

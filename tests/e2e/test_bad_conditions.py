@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -25,51 +24,9 @@ LONG = {"noise_multiplier": 8.0, "steps_per_round": 60}
 CHEAP = {"noise_multiplier": 2.0}
 OUTAGE_S = 80
 
-# The guard of a hospital with one thing wrong; everything else is the guard's own.
-WRONG = """
-import time
-from datetime import timedelta
-from septum_client import guard
-real = guard.Guard
-def wrong(*, app, refusing):
-    def later():
-        from septum_client import gate, train
-        {change}
-        return app()
-    return real(app=later, refusing=refusing)
-guard.Guard = wrong
-guard.main()
-"""
 AHEAD = "now = gate.utc_now; gate.utc_now = lambda: now() + timedelta(days=1)"
 # Flower's client goes on saying that it lives: this is a slow site, not a dead one.
 SLOW = "train.train = lambda *_, **__: time.sleep(600)"
-
-
-class Program:
-    """A program that SuperExec finds by name, changed and put back."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.text = path.read_text()
-
-    def change(self, text: str) -> None:
-        # In one step, since SuperExec may look at any moment.
-        beside = self.path.with_suffix(".new")
-        beside.write_text(text)
-        beside.chmod(0o700)
-        beside.replace(self.path)
-
-    def fill_the_disk(self) -> None:
-        first, rest = self.text.split("\n", 1)
-        self.change(f"{first}\nulimit -f 0\n{rest}")
-
-    def go_wrong(self, change: str) -> None:
-        beside = self.path.with_name("wrong.py")
-        beside.write_text(WRONG.format(change=change))
-        self.change(self.text.replace("-m septum_client.guard", f"'{beside}'"))
-
-    def restore(self) -> None:
-        self.change(self.text)
 
 
 def test_a_certificate_that_ended_a_full_disk_or_a_wrong_clock_costs_no_charge(world):
@@ -90,14 +47,13 @@ def test_a_certificate_that_ended_a_full_disk_or_a_wrong_clock_costs_no_charge(w
         coordinator.renew(now=datetime.now(UTC))
         os.kill(there.pid("coordinator", "edge"), signal.SIGKILL)
         # While the hospitals come back: a renewed certificate is enough.
-        serverapp = Program(there.folder / "coordinator/flower/bin/flwr-serverapp")
+        serverapp = there.program("coordinator")
         serverapp.fill_the_disk()
         deploy.start(there.made)
         assert "failed" in there.finished()
         assert not there.made.rounds()
         serverapp.restore()
-        south = Program(there.made.sites["south"].folder / "flower/bin/flwr-clientapp")
-        west = Program(there.made.sites["west"].folder / "flower/bin/flwr-clientapp")
+        south, west = there.program("south"), there.program("west")
         south.fill_the_disk()
         west.go_wrong(AHEAD)
         deploy.start(there.made)
@@ -149,13 +105,12 @@ def test_who_is_slow_joins_late_or_leaves_is_recorded_and_the_study_goes_on(worl
     alone = [s for s in deploy.services(there.made) if s.name == "south"]
     with there.up(without=("south",)):
         there.connected("north", "west")
-        west = Program(there.made.sites["west"].folder / "flower/bin/flwr-clientapp")
+        west = there.program("west")
         west.go_wrong(SLOW)
         deploy.start(there.made)
         with Supervisor(alone, there.folder / "south alone"):
             there.recorded(1)
         west.restore()
-        os.kill(there.task("west"), signal.SIGKILL)
         there.finished()
     first, second = there.entry(1), there.entry(2)
     assert set(first.answered) == {"north", "south"}, first.said

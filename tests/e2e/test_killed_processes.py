@@ -18,6 +18,8 @@ pytestmark = [
 # Long enough to be killed in; the noise pays for it.
 LONG = {"noise_multiplier": 8.0, "steps_per_round": 60}
 
+NEVER = "gate.answer = lambda *_, **__: time.sleep(600)"
+
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
@@ -27,9 +29,12 @@ def test_a_hospitals_processes_die_and_the_study_goes_on_with_each_round_charged
     there = world("north", "south", "east", "west", rounds=2, privacy=LONG)
     with there.up():
         there.connected()
-        deploy.start(there.made)
         # East's SuperExec dies before its task can train: the task goes with it.
+        east = there.program("east")
+        east.go_wrong(NEVER)
+        deploy.start(there.made)
         there.task("east")
+        east.change(east.text)
         kill(there.pid("east", "superexec"))
         # North's training dies after the charge: this round is lost to it.
         there.charged("north", 1)

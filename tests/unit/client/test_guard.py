@@ -2,13 +2,18 @@ import hashlib
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.heartbeat import make_task_heartbeat_fn_http
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp
 
@@ -16,7 +21,7 @@ from septum.errors import Code, EngineError, Refusal
 from septum.fab import fab
 from septum.signing import Purpose, SigningKey, verify
 from septum.wire import Declined, decode_refusal, encode_refusal, unread
-from septum_client.guard import KEPT, Guard, Refusing, closed
+from septum_client.guard import KEPT, Guard, Refusing, closed, heartbeat, patience
 from septum_client.policy import Policy
 from septum_client.site import Site
 
@@ -44,7 +49,10 @@ def flower(monkeypatch):
     sent = SimpleNamespace(answers=[], ends=[])
     monkeypatch.setattr(run_clientapp, "push_message", lambda c, m, x: sent.answers.append(m))
     monkeypatch.setattr(run_clientapp, "push_task_output", lambda *a: sent.ends.append(a))
-    for name in ("install_from_fab", "get_load_client_app_fn"):
+    for name in (
+        "install_from_fab", "get_load_client_app_fn", "make_simple_http_retry_invoker",
+        "make_task_heartbeat_fn_http",
+    ):  # fmt: skip
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
     return sent
 
@@ -142,6 +150,62 @@ def test_a_refusal_of_a_bundle_is_signed_and_its_reason_stays_on_site(site_folde
     verify(public, Purpose.REFUSAL, said.statement, said.signature)
     assert SECRET not in repr(answer.content)
     assert SECRET in (site_folder / "private.log").read_text()
+
+
+@pytest.fixture
+def supernode(monkeypatch):
+    """Answer each of a task's calls in turn; tell the signals that the process sent itself."""
+    signals = []
+    monkeypatch.setattr("os.kill", lambda _, number: signals.append(number))
+    monkeypatch.setattr("signal.raise_signal", signals.append)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+    def client(*answers, invoker):
+        left = list(answers)
+
+        def send(self, context, **_):
+            said = left.pop(0)
+            if isinstance(said, Exception):
+                raise said
+            told = httpx.Response(said, json={"code": 1008, "detail": ""}, request=context.request)
+            if said >= 400:
+                raise httpx.HTTPStatusError("no", request=context.request, response=told)
+            return httpx.Response(200, content=b"", request=context.request)
+
+        monkeypatch.setattr(RuntimeHttpClient, "_send", send)
+        return RuntimeHttpClient.from_server_address(
+            "127.0.0.1:1", True, None, [], retry_invoker=invoker
+        )
+
+    return SimpleNamespace(client=client, signals=signals)
+
+
+def test_training_goes_on_where_a_supernode_started_anew_does_not_know_it(supernode):
+    with supernode.client(401, invoker=patience()) as client:
+        assert heartbeat(client)()
+    assert not supernode.signals
+    # Nor where it knows it and has ended it: the answer's form without its one word.
+    with supernode.client(200, invoker=patience()) as client:
+        assert heartbeat(client)()
+    assert not supernode.signals
+
+
+def test_flowers_own_way_would_have_ended_it(supernode):
+    invoker = make_simple_http_retry_invoker()
+    with supernode.client(401, 401, invoker=invoker) as client, suppress(Exception):
+        make_task_heartbeat_fn_http(client)()
+    assert supernode.signals
+    supernode.signals.clear()
+    with supernode.client(200, invoker=invoker) as client:
+        make_task_heartbeat_fn_http(client)()
+    assert supernode.signals
+
+
+def test_a_supernode_that_is_away_is_waited_for(supernode):
+    with supernode.client(httpx.ConnectError("away"), 503, 200, invoker=patience()) as client:
+        assert heartbeat(client)()
+    with supernode.client(httpx.ConnectError("away"), invoker=None) as client:
+        assert not heartbeat(client)()
 
 
 @pytest.fixture

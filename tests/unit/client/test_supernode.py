@@ -2,22 +2,31 @@ import http.server
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
     PullMessagesRequest,
     PushMessagesRequest,
 )
+from flwr.supercore.constant import TaskType
+from flwr.supercore.corestate import in_memory_corestate
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.nodestate import nodestate_factory
+from flwr.supernode.nodestate.nodestate_factory import NodeStateFactory
 
 from septum_client import supernode
-from septum_client.supernode import Held
+from septum_client.supernode import Held, State
 
 
 @pytest.fixture
@@ -118,15 +127,19 @@ def test_a_supernode_whose_connection_failed_ends_although_a_thread_of_flowers_g
     assert done.returncode == 1
 
 
-def test_flower_makes_its_connection_with_ours(monkeypatch):
+def test_flower_makes_its_connection_and_its_list_of_orders_with_ours(monkeypatch):
     monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", object)
+    monkeypatch.setattr(nodestate_factory, "InMemoryNodeState", object)
     made = []
-    monkeypatch.setattr(
-        supernode, "flower_supernode", lambda: made.append(fleet_http_connection.FleetHttpClient)
-    )
+
+    def flower():
+        made.append(fleet_http_connection.FleetHttpClient)
+        made.append(type(NodeStateFactory(ObjectStoreFactory()).state()))
+
+    monkeypatch.setattr(supernode, "flower_supernode", flower)
     monkeypatch.setattr(supernode, "os", SimpleNamespace(_exit=made.append))
     supernode.main()
-    assert made == [Held, 1]
+    assert made == [Held, State, 1]
 
 
 @pytest.fixture
@@ -155,13 +168,81 @@ def letting_in(monkeypatch):
     return after
 
 
-def test_after_a_crash_a_hospital_waits_until_it_is_taken_for_gone(letting_in):
+def test_after_a_crash_a_hospital_asks_until_it_is_taken_for_gone(letting_in):
     assert letting_in() == (7, 0.0)
-    # Flower takes it for gone after 60 s at most; the rest is for the ServerApp to see it.
-    assert letting_in(2004) == (7, 70.0)
+    node, waited = letting_in(*[2004] * 12)
+    assert node == 7
+    assert waited == 60.0  # within which Flower takes it for gone
 
 
-@pytest.mark.parametrize("codes", [[2001], [2004, 2001], [2004, 2004]])
+@pytest.mark.parametrize("codes", [[2001], [2004, 2001], [2004] * 50])
 def test_a_hospital_that_is_not_let_in_at_all_does_not_ask_for_ever(letting_in, codes):
     with pytest.raises(httpx.HTTPStatusError):
         letting_in(*codes)
+
+
+RUN = 5
+
+
+@pytest.fixture
+def state(monkeypatch):
+    """Flower's list of orders as ours, with a clock that is made to pass."""
+    made = State(ObjectStoreFactory().store())
+    passed = [timedelta()]
+    monkeypatch.setattr(in_memory_corestate, "now", lambda: datetime.now(UTC) + passed[0])
+
+    def come(name):
+        """Take an order, as Flower's client does; return its task."""
+        message = Message(RecordDict(), dst_node_id=2, message_type="train")
+        message.metadata.__dict__.update(_run_id=RUN, _message_id=name)
+        task = made.create_task(TaskType.CLIENT_APP, RUN, fab_hash="")
+        made.store_message(message)
+        return task
+
+    def begin(task):
+        made.claim_task(task)
+        assert made.activate_task(task)
+
+    def answers():
+        """Let a task that says nothing be given up; return what is answered for it."""
+        passed[0] += timedelta(hours=1)
+        made.get_tasks()
+        found = made.get_messages_legacy(run_ids=[RUN], is_reply=True)
+        return {reply.metadata.reply_to_message_id: reply.error.code for reply in found}
+
+    monkeypatch.setattr(TaskIdentity, "_task_id", 1)
+    monkeypatch.setattr(TaskIdentity, "_run_id", RUN)
+    monkeypatch.setattr(TaskIdentity, "_node_id", 2)
+    return SimpleNamespace(
+        come=come, begin=begin, answers=answers, flower=made,
+        read=lambda: made.get_messages_legacy(run_ids=[RUN], is_reply=False, limit=1),
+    )  # fmt: skip
+
+
+def test_an_order_whose_process_ended_before_reading_it_is_answered_for(state):
+    state.begin(state.come("one"))
+    assert state.answers() == {"one": ErrorCode.CLIENT_APP_CRASHED}
+
+
+def test_flowers_own_list_would_have_kept_it(state, monkeypatch):
+    monkeypatch.delattr(State, "_on_task_tokens_expired")
+    state.begin(state.come("one"))
+    assert state.answers() == {}
+    state.begin(state.come("two"))
+    state.read()
+    assert state.answers() == {"one": ErrorCode.CLIENT_APP_CRASHED}, "what was read, it answers"
+
+
+def test_an_order_that_still_has_a_task_to_read_it_waits_for_that(state):
+    state.begin(state.come("one"))
+    state.come("two")
+    assert state.answers() == {"one": ErrorCode.CLIENT_APP_CRASHED}
+    (left,) = state.read()
+    assert left.metadata.message_id == "two"
+
+
+def test_an_order_that_was_read_is_answered_for_once(state):
+    state.begin(state.come("one"))
+    state.read()
+    assert state.answers() == {"one": ErrorCode.CLIENT_APP_CRASHED}
+    assert state.answers() == {}
