@@ -4,6 +4,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 import httpx
 from flwr.app import Message
@@ -20,7 +21,11 @@ from septum.wire import (
 )
 from septum_server.inflation import Allowance
 from septum_server.limits import order_group
-from septum_server.tally import Tally
+from septum_server.tally import Said, Tally
+
+_GONE: Final = frozenset({3, 4})
+"""Flower's numbers for an order, or an answer, that it no longer has: its time was over, or it
+was handed out to a question that was given up."""
 
 
 class Asking:
@@ -43,6 +48,7 @@ class Asking:
         self._allowance = allowance
         self._asked: Counter[int] = Counter()
         self._since: dict[int, str] = {}
+        self._newest: dict[int, str] = {}
         self._failed: set[int] = set()
         self._content = encode_instruction(order)
 
@@ -84,7 +90,7 @@ class Asking:
             if name:  # Flower returns None for what it could not take
                 self.pending[name] = node
                 self._asked[node] += 1
-                self._since[node] = connected[node]
+                self._since[node], self._newest[node] = connected[node], name
                 self._failed.discard(node)
                 self._tally.ask(node)
 
@@ -92,7 +98,7 @@ class Asking:
         if node not in self._asked or node in self._failed:
             return True
         # Flower gives an order once: a SuperNode that was started again does not have it. One that
-        # still has it answers twice with one release.
+        # was only cut off for a minute has, and answers twice with one release.
         waited_for = node in self.pending.values() and self._asked[node] < self._tries
         return waited_for and since != self._since[node]
 
@@ -104,22 +110,17 @@ class Asking:
             is out, which says no more than that nobody answered.
         """
         for name in list(self.pending):
+            if name not in self.pending:
+                continue  # its node has answered another order since
             for reply in self._pull(name):
                 if reply.has_error() and over():
                     continue
                 answers = reply.metadata.reply_to_message_id
-                node = self.pending.pop(answers, None)
+                node = self.pending.get(answers)
                 if node is None:
                     continue  # what answers none of our messages is none of our answers
-                again = node in self.pending.values()
-                lost = reply.has_error() and not again and self._asked[node] < self._tries
-                if lost:
-                    self._failed.add(node)
-                counted = self._tally.take(
-                    node, partial(read, reply, node), message=answers, final=not (lost or again)
-                )
-                if counted and again:
-                    self.pending = {m: n for m, n in self.pending.items() if n != node}
+                error = reply.error.code if reply.has_error() else None
+                self._take(answers, partial(read, reply, node), error=error)
                 _empty(reply)
 
     def _pull(self, name: str) -> list[Message]:
@@ -131,8 +132,31 @@ class Asking:
             raise  # the SuperLink's, not a hospital's
         except Exception as error:  # noqa: BLE001 - Flower builds objects of a hospital's bytes
             # Flower gives an answer once, so that this one is gone: the node has answered badly.
-            self._tally.take(self.pending.pop(name), partial(_unreadable, type(error).__name__))
+            self._take(name, partial(_unreadable, type(error).__name__))
             return []
+
+    def _take(
+        self, name: str, read: Callable[[], Release | Declined], *, error: int | None = None
+    ) -> None:
+        """Count what answers the order ``name``: the last one of its node, or one before."""
+        node = self.pending.pop(name)
+        newest = name == self._newest[node]
+        lost = error is not None and newest and self._asked[node] < self._tries
+        gone = error in _GONE
+        # What was asked before is answered too, by a node that was cut off and not started again.
+        waits = not newest or node in self.pending.values()
+        if gone:  # nobody said anything
+            said = Said.NOTHING
+            if not (lost or waits):
+                self._tally.finish(node)
+        else:
+            said = self._tally.take(node, read, message=name, final=not (lost or waits))
+        if lost:
+            self._failed.add(node)
+        if lost or said is Said.RELEASE or (said is Said.REFUSAL and newest):
+            self.pending = {other: at for other, at in self.pending.items() if at != node}
+        if said is Said.REFUSAL and newest:
+            self._tally.finish(node)
 
 
 def _empty(reply: Message) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 
-from septum.errors import AdmissionError, SignatureError, WireError
+from septum.errors import AdmissionError, Code, SignatureError, WireError
 from septum.models import Vector
 from septum.signing import Purpose, verify
 from septum.study import Study
@@ -59,6 +60,19 @@ class Names:
         """
         if site not in self._sites:
             raise AdmissionError("UNKNOWN_SITE: the answer names a site outside the study.")
+
+
+class Said(Enum):
+    """What one answer says of the node that gave it."""
+
+    RELEASE = auto()
+    """It contributed."""
+
+    REFUSAL = auto()
+    """It will not, whichever order is answered."""
+
+    NOTHING = auto()
+    """It cannot be told: no answer, a bad one, or one that came while it still trains."""
 
 
 class Tally:
@@ -125,7 +139,7 @@ class Tally:
         *,
         message: str = "",
         final: bool = True,
-    ) -> bool:
+    ) -> Said:
         """Count one answer, or note why it does not count.
 
         Args:
@@ -136,21 +150,22 @@ class Tally:
           final: Whether no other answer of the node is to come in this round.
 
         Returns:
-          Whether it is a release that counts; then no other of the node does.
+          What it says; after a release no other answer of the node counts.
 
         Raises:
           EngineError: An admitted release cannot be kept: the disk is full.
         """
         if final:
-            self._done.add(node)
+            self.finish(node)
         try:
             answer = read()
             if isinstance(answer, Declined):
                 self._decline(node, answer, message)
-            else:
-                self._admit(node, answer)
-                self._done.add(node)
-                return True
+                still = answer.code is Code.STILL_TRAINING
+                return Said.NOTHING if still else Said.REFUSAL
+            self._admit(node, answer)
+            self.finish(node)
+            return Said.RELEASE
         except (AdmissionError, WireError) as error:
             admission = isinstance(error, AdmissionError)
             reason = error.message.split(":")[0] if admission else "FORM"
@@ -159,7 +174,11 @@ class Tally:
                 self.strays.append(reason)
             else:
                 self._refused[name] = reason
-        return False
+            return Said.NOTHING
+
+    def finish(self, node: int) -> None:
+        """Note that nothing more is to come from ``node``."""
+        self._done.add(node)
 
     def _decline(self, node: int, declined: Declined, message: str) -> None:
         self._verify(declined, Purpose.REFUSAL)

@@ -218,6 +218,28 @@ def test_a_site_that_keeps_crashing_is_given_up_and_named(tiny, tmp_path):
     assert "Mustermann" not in (tmp_path / "run" / "rounds.jsonl").read_text()
 
 
+@pytest.mark.parametrize("code", [3, 4])
+def test_an_order_that_flower_no_longer_has_is_asked_again_and_at_last_unanswered(
+    tiny, tmp_path, code
+):
+    def gone(times):
+        def say(world, site, order, tries):
+            return Error(code=code, reason="") if tries <= times else honest(world, site, order, 0)
+
+        return say
+
+    for times, refused in ((1, {}), (99, {"west": rounds.NO_ANSWER})):
+        world = World(tiny)
+        world.script[4] = gone(times)
+        world.after[3] = 300
+        made = {"participation": {"retries": 2}}
+        _, (entry,) = run(world, tiny, tmp_path / f"run{times}", **made)
+        assert entry.refused == refused
+        assert world.times(4) == min(times + 1, 3)
+        assert not entry.strays
+        assert world.at - world.begun < 400
+
+
 def test_a_round_that_cannot_reach_its_quorum_ends_at_once(tiny, tmp_path):
     world = World(tiny)
     world.script = {2: declines(Code.NO_POLICY), 3: declines(Code.NO_POLICY)}
@@ -365,6 +387,60 @@ def test_a_refusal_of_one_order_does_not_outdo_the_release_that_another_brings(
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
     assert len(heard) == 2
     assert entry.complete, entry.refused
+
+
+def test_an_answer_that_cannot_be_built_beside_one_that_counts_ends_nothing(tiny, keys, tmp_path):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world.back[4] = [4]
+    world.after[3] = HOUR
+    pull, looked = world.pull_messages, []
+
+    def together(names):
+        """Hand out both answers of west in one look, the second of them broken."""
+        mine = [n for n in world.waiting if world.waiting[n][1] == 4]
+        if set(names) & set(mine) and len(looked) < 2 and world.times(4) == 2:
+            looked.append(names)
+            if len(looked) == 2:
+                raise ValueError("an object of a hospital's bytes")
+            world.waiting[names[0]] = (world.at, *world.waiting[names[0]][1:])
+        return pull(names)
+
+    world.pull_messages = together
+    world.after[4] = 100
+    signed = known(tiny, keys, participation={"deadline_s": 600})
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=signed)
+    assert entry.answered == ("north", "west")
+
+
+def answers_second(said):
+    """Answer the second order so, and any other honestly."""
+
+    def say(world, site, order, tries):
+        return (said if tries == 2 else honest)(world, site, order, tries)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("second", "times", "refused"),
+    [
+        (lambda *_: Error(code=6, reason=""), 3, {}),
+        (declines(Code.NO_POLICY), 2, {"west": Code.NO_POLICY}),
+    ],
+)
+def test_an_order_that_died_with_its_supernode_holds_nobody_to_the_deadline(
+    tiny, keys, tmp_path, second, times, refused
+):
+    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    stamps(world)
+    forgets(world, 4, 4)
+    world.after[4] = 20
+    world.script[4] = answers_second(second)
+    signed = known(tiny, keys, participation={"retries": 3, "deadline_s": 600})
+    _, (entry,) = run(world, tiny, tmp_path / "run", signed=signed)
+    assert world.times(4) == times
+    assert entry.refused == refused
+    assert world.at - world.begun < 60
 
 
 def test_a_node_that_connects_again_and_again_is_asked_no_oftener_than_the_study_says(
