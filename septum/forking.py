@@ -6,6 +6,7 @@ reads no data, no key and no message, and each task still has a process to itsel
 that ends with it.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from septum.child_process import end_with_parent
+from septum.child_process import TASK, end_with_parent
 
 READY: Final = "SEPTUM_READY"
 """The variable that names, to a SuperExec, the program to make ready."""
@@ -27,7 +28,7 @@ TASKS: Final = "SEPTUM_TASKS"
 POSSIBLE: Final = sys.platform == "linux"
 """Elsewhere a library may not survive the fork, or a task outlive who started it."""
 
-_LONGEST: Final = 4096  # bytes of one task's arguments; Flower's are a few hundred
+_LONGEST: Final = 1 << 16  # bytes of one task's arguments; Flower's are a few hundred
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Ready:
 
     Guarantees:
       - Whatever ended it, it is started anew for the next task.
-      - No argument of a task is an argument or a variable of any process.
+      - No argument of a task is an argument of any process, or a variable of another's.
       - It ends, and what it forked with it, when this process ends.
 
     Args:
@@ -71,7 +72,7 @@ class Ready:
             return False
         try:
             self._tasks.send(said)
-        except OSError:  # it ended since
+        except (BrokenPipeError, ConnectionResetError):  # it ended since
             return False
         return True
 
@@ -90,13 +91,15 @@ def task(prepare: Callable[[], object]) -> list[str] | None:
 
     Args:
       prepare: What every task needs. Done beforehand, unless a task waits already:
-        Flower gives up one whose process has not spoken within 30 seconds. Where it
-        fails, each task finds out for itself.
+        Flower gives up one whose process has not spoken within 30 seconds.
 
     Guarantees:
       - The process that waits never returns from here: it ends when the one that
         hands tasks is gone.
-      - A fork is killed when the process that waits ends.
+      - A fork is killed when the process that waits ends. Where no fork can be made, those
+        that are there go on, and Flower hands the task out again.
+      - Where ``prepare`` failed, half of a library may be imported: each task then has the
+        program started anew, with its arguments in :data:`~septum.child_process.TASK`.
 
     Returns:
       The arguments; None at once, if this process was not started by :class:`Ready`.
@@ -106,22 +109,41 @@ def task(prepare: Callable[[], object]) -> list[str] | None:
         return None
     tasks = socket.socket(fileno=int(number))
     waiting = os.getpid()
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a fork ended
-    prepared = False
+    prepared: bool | None = None
     while True:
-        if not prepared and not select.select([tasks], [], [], 0)[0]:
-            prepared = True
-            try:
-                prepare()
-            except Exception as error:  # noqa: BLE001 - whatever it is: the tasks say so
-                _log.error("not made ready (%s).", type(error).__name__)
-        said = tasks.recv(_LONGEST)
+        if prepared is None and not select.select([tasks], [], [], 0)[0]:
+            prepared = _done(prepare)
+        said = tasks.recv(_LONGEST).decode()
         if not said:
             sys.exit(0)
-        if os.fork() == 0:
+        _bury()
+        try:
+            forked = os.fork()
+        except OSError as error:
+            _log.error("a task has no process (%s).", error.strerror)
+            continue
+        if forked == 0:
             tasks.close()
-            signal.signal(signal.SIGCHLD, before)
             end_with_parent(signal.SIGKILL)
             if os.getppid() != waiting:
                 os._exit(0)
-            return said.decode().splitlines()
+            if prepared is False:
+                os.environ[TASK] = said
+                os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very program
+            return said.splitlines()
+
+
+def _done(prepare: Callable[[], object]) -> bool:
+    try:
+        prepare()
+    except Exception as error:  # noqa: BLE001 - whatever it is: the tasks find out for themselves
+        _log.error("not made ready (%s).", type(error).__name__)
+        return False
+    return True
+
+
+def _bury() -> None:
+    """Let go of the forks that have ended; nobody asks how."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass

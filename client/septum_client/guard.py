@@ -64,6 +64,7 @@ class Guard:
         self._app = app
         self._refusing = refusing
         self._ours = False
+        self._sent = False
         self._send = run_clientapp.push_message
         self._finish = run_clientapp.push_task_output
 
@@ -101,10 +102,16 @@ class Guard:
     def send(self, client: Any, answer: Message, context: Context) -> None:
         """Send ``answer`` as :func:`closed` leaves it."""
         self._send(client, closed(answer), context)
+        self._sent = True
 
     def finish(self, client: Any, context: Context | None, sub_status: str, details: str) -> None:
-        """Tell the SuperNode how the task ended, without the text."""
-        self._finish(client, context, sub_status, KEPT if details else "")
+        """Tell the SuperNode how the task ended, without the text; nothing, if nothing was sent.
+
+        Told of a failure, the SuperNode would wait for the answer for ever. Of a process that
+        falls silent it makes an answer within a minute, and the order is asked again.
+        """
+        if self._sent:
+            self._finish(client, context, sub_status, KEPT if details else "")
 
     def _load(self, *_: object) -> ClientApp:
         if self._ours:

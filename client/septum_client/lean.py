@@ -1,9 +1,9 @@
-"""Opacus without what no hospital's training uses: a round begins seconds earlier.
+"""Opacus without what no hospital's training uses: a hospital is ready seconds earlier.
 
 ``import opacus`` brings its accountants, with SciPy, and its optimizers for
-many machines, with much of ``torch.distributed``: half of what a process that
-answers one order imports, at every order. Septum has its own accountant, and
-takes three of Opacus' modules, by their own names.
+many machines, with much of ``torch.distributed``: half of what the process that
+answers orders imports, and holds in memory for as long as it waits for them.
+Septum has its own accountant, and takes three of Opacus' modules, by their own names.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ _PACKAGES: Final = ("opacus", "opacus.optimizers")
 def stand() -> None:
     """Let modules of Opacus be imported without its packages' own lists of all others.
 
-    Only for a process that does nothing but answer an order: whoever imports
+    Only for a process that does nothing but answer orders: whoever imports
     ``opacus`` afterwards finds its modules, and none of the names that it gathers.
 
     Guarantees:

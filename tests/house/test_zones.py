@@ -56,6 +56,7 @@ DOORS = {
     "ray": {"septum_bench.engine"},
     "sqlite3": {"septum_client.budget"},
     "socket": {
+        "septum.forking",  # a pair of its own, over which tasks come
         "septum_client.node",
         "septum_client.pacs.meter",
         "septum_server.launch",  # whether its own ports listen
@@ -70,12 +71,14 @@ DOORS = {
     "subprocess": {
         "septum.processes",
         "septum.superexec",
+        "septum.forking",  # the program that it forks
         "septum_client.sandbox.pool",
         "septum_client.screening.ocr",
         "septum_client.screening.deface",
     },
     "httpx": {
         "septum_client.supernode",  # tells an outage from a wrong certificate
+        "septum_client.guard",  # tells a SuperNode that is away from one that was started anew
         "septum_server.control",
         "septum_server.control_desk",
         "septum_server.edge",
@@ -158,7 +161,8 @@ def test_private_names_of_flower_stay_in_few_files(source: dict[str, str]) -> No
     private = ("flwr.supercore", "flwr.common", "flwr.server.", "flwr.client.", "flwr.proto")
     assert {name for name, text in source.items() if any(module in text for module in private)} <= {
         "simulations/septum_bench/engine.py",
-        "client/septum_client/supernode.py",  # the type of the one message it empties
+        "client/septum_client/supernode.py",  # the message it empties, the list of orders it keeps
+        "client/septum_client/guard.py",  # how a task says that it lives, and when it gives up
         "septum/superexec.py",  # the one place where a task's program is started
         "server/septum_server/control.py",  # messages of the Control API have no public name
         "server/septum_server/uploads.py",  # what of its database an answer may take

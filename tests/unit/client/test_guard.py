@@ -127,10 +127,25 @@ def test_a_release_with_one_field_more_is_held_back():
 
 
 def test_the_supernode_is_not_told_the_text_either(flower):
-    Guard(app=pytest.fail, refusing=pytest.fail).stand()
+    ask(Guard(app=answers_with(refusal()), refusing=pytest.fail), fab())
     run_clientapp.push_task_output(None, None, "failed", SECRET)
     run_clientapp.push_task_output(None, None, "completed", "")
     assert [end[-1] for end in flower.ends] == [KEPT, ""]
+
+
+@pytest.mark.parametrize("sub_status", ["failed", "completed"])
+def test_the_end_of_a_task_that_sent_no_answer_is_left_to_its_silence(
+    flower, monkeypatch, sub_status
+):
+    def fail(*_):
+        raise httpx.ReadError("the connection was lost")
+
+    monkeypatch.setattr(run_clientapp, "push_message", fail)
+    guard = Guard(app=answers_with(refusal()), refusing=pytest.fail)
+    with pytest.raises(httpx.ReadError):
+        ask(guard, fab())
+    run_clientapp.push_task_output(None, None, sub_status, SECRET)
+    assert flower.ends == []
 
 
 def test_another_flower_is_noticed_before_anything_runs(monkeypatch):

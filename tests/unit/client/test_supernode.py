@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from flwr.app import Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -245,4 +245,15 @@ def test_an_order_that_was_read_is_answered_for_once(state):
     state.begin(state.come("one"))
     state.read()
     assert state.answers() == {"one": ErrorCode.CLIENT_APP_CRASHED}
+    assert state.answers() == {}
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_flower_answers_for_no_order_whose_task_said_that_it_failed(state, reads):
+    """Why the guard says nothing of a task that sent no answer."""
+    task = state.come("one")
+    state.begin(task)
+    if reads:
+        state.read()
+    assert state.flower.finish_task(task, SubStatus.FAILED, "")
     assert state.answers() == {}

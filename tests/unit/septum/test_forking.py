@@ -30,7 +30,7 @@ def prepare():
     with (home / "prepared").open("a") as file:
         file.write(f"{{os.getpid()}}\\n")
     {prepare}
-name, *rest = forking.task(prepare)
+name, *rest = forking.task(prepare) or os.environ.pop("SEPTUM_TASK").splitlines()
 said = {{"pid": os.getpid(), "parent": os.getppid(), "rest": rest, "more": None}}
 {more}
 (home / f"{{name}}.new").write_text(json.dumps(said))
@@ -131,12 +131,48 @@ def test_a_task_that_waits_is_not_kept_waiting_by_what_prepares(program):
     assert program.said("second").parent == program.said("first").parent
 
 
-def test_what_cannot_be_made_ready_still_takes_its_tasks(program):
-    program.write(prepare="raise OSError(28, 'No space left on device')")
+def test_a_task_of_what_could_not_be_made_ready_begins_with_nothing_half_imported(program):
+    (program.home / "fragile.py").write_text(
+        "import json.tool\n"
+        "from pathlib import Path\n"
+        "first = Path(__file__).with_name('first')\n"
+        "if not first.exists():\n"
+        "    first.touch()\n"
+        "    raise OSError(12, 'Cannot allocate memory')\n"
+    )
+    program.write(
+        prepare="sys.path.append(str(home)); import fragile",
+        more="said['more'] = ['json.tool' in sys.modules]; sys.path.append(str(home))\n"
+        "import fragile",
+    )
+    ready = program.ready()
+    until((program.home / "first").exists)
+    ready.hand(["first", "--token", TOKEN])
+    first = program.said("first")
+    assert first.rest == ["--token", TOKEN]
+    assert first.more == [False], "what the failed attempt imported is gone"
+    ready.hand(["second"])
+    assert program.said("second").parent == first.parent
+
+
+def test_a_task_that_gets_no_process_costs_no_other_task_its_own(program):
+    program.write(
+        prepare="real, calls = os.fork, []\n"
+        "    def fork():\n"
+        "        calls.append(1)\n"
+        "        if len(calls) == 2:\n"
+        "            raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "        return real()\n"
+        "    os.fork = fork",
+    )
     ready = program.ready()
     until(program.prepared)
-    ready.hand(["first"])
-    assert program.said("first").rest == []
+    for name in ("first", "second", "third"):
+        ready.hand([name, "stay"])
+    first, third = program.said("first"), program.said("third")
+    assert first.parent == third.parent
+    assert runs(first.pid)
+    assert not (program.home / "second.said").exists()
 
 
 def test_one_that_was_killed_is_started_again_for_the_next_task_and_took_its_fork_with_it(program):
