@@ -1,6 +1,7 @@
 """Tiny hospitals, written straight into the cohort format: no DICOM, milliseconds each."""
 
 import hashlib
+import os
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +25,9 @@ from septum_client.pseudonyms import key_check
 from septum_client.rules import Intake
 from septum_client.site import Site
 
-# Workers share the machine's cores already; many threads on tiny networks only wait.
+# Workers share the machine's cores already; many threads on tiny networks only wait, and not idly.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 # The same examples at every run, and no verdict from how fast a shared machine was.
 settings.register_profile(

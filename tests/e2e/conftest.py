@@ -238,13 +238,13 @@ def processes_of(folder: Path) -> list[int]:
 def deadline_s() -> int:
     """Return a round's deadline, in seconds, that who answers keeps on this machine as it is now.
 
-    A hospital that starts, connects, trains and answers takes four times as long as
-    the import that is timed here; a test that must wait for a deadline waits no longer
+    A hospital that starts, connects, trains and answers takes three to four times as long
+    as the import that is timed here; a test that must wait for a deadline waits no longer
     than a quiet machine needs.
     """
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import septum_client.app"], check=True)
-    return min(LONGEST_S, max(60, round(12 * (time.monotonic() - began))))
+    return min(LONGEST_S, max(60, round(8 * (time.monotonic() - began))))
 
 
 @pytest.fixture

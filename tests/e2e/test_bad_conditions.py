@@ -17,7 +17,6 @@ from septum_server.rounds import NO_ANSWER, NOT_CONNECTED
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
     pytest.mark.timeout(900),
-    pytest.mark.slow,  # nine minutes of outages and deadlines: CI has half an hour for everything
 ]
 
 LONG = {"noise_multiplier": 8.0, "steps_per_round": 60}
