@@ -93,6 +93,8 @@ class RoundLoop:
         Arrivals(folder=self._folder / _ARRIVALS).drop()  # of a run that was killed
         with inflation.at_most(answer_bytes(len(model))) as self._allowance:
             model = self._rounds(grid, model, done)
+        if self._kept:
+            self._kept.drop()
         Arrivals(folder=self._folder / _ARRIVALS).drop()
         return model
 
@@ -163,6 +165,7 @@ class RoundLoop:
             lost = entry.lost & before.lost if before else frozenset()
             hopeless = len(entry.asked) - len(lost) < least
             if not (last or hopeless):
+                tally.arrivals.drop()  # the same come again
                 return None
             # Go on with the next round. Not after the last: that is the result.
             skipped = hopeless and order.round < self._study.rounds

@@ -54,7 +54,7 @@ _AT_ONCE: Final = 1 << 21
 _COMPARED: Final = 1 << 30
 """Products that comparing every pair should cost."""
 
-_FEWEST, _MOST = 1 << 18, 1 << 21
+_FEWEST, _MOST = 1 << 18, 1 << 20
 """Weights of each release that are compared at least, whatever it costs, and at most."""
 
 _RESOLVED: Final = 0.95

@@ -87,7 +87,7 @@ class Tally:
       study: The study.
       instruction: The order that is answered.
       names: Kept over the rounds.
-      arrivals: Where admitted updates wait, so that memory holds none of them.
+      arrivals: Where admitted updates wait, so that memory holds one of them at most.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """A contribution whose update stays on disk until a strategy reads it.
+    """A contribution whose update is read from where it waits, part by part.
 
     ``share`` is how much of the update counts (:func:`septum_server.admission.share`).
     """

@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,6 +19,7 @@ from septum.wire import (
 )
 from septum_server import checkpoint, rounds
 from septum_server.app import server_app
+from septum_server.arrivals import Arrivals
 from septum_server.asking import read
 from septum_server.bridge import RoundLoop
 from septum_server.clock import Clock
@@ -482,12 +484,15 @@ def test_the_round_record_says_in_one_line_who_is_missing_why_and_what_to_do(rou
     )
 
 
-def test_no_update_is_in_memory_and_none_is_left_on_disk_after_two_rounds(round_):
+def test_one_update_at_most_is_in_memory_and_none_is_left_on_disk_after_two_rounds(round_):
     everybody = lambda: [  # noqa: E731 - said again for each round
         round_.reply(node, round_.release(site)) for site, node in NODES.items()
     ]
     round_.close(*everybody())
-    assert all(each.stated.update.size == 0 for each in round_.tally.releases.values())
+    releases = round_.tally.releases.values()
+    assert all(each.stated.update.size == 0 for each in releases)
+    assert {each.site for each in releases if each.path in each.fresh} <= {"west"}
+    assert all(each.path.is_file() for each in releases if each.site != "west")
     round_.ask(2)
     round_.close(*everybody())
     kept = sorted(path.name for path in (round_.folder / "arrivals").iterdir())
@@ -499,3 +504,38 @@ def test_a_disk_that_is_full_stops_the_run_by_name(round_, monkeypatch):
     reply = round_.reply(2, round_.release("north"))
     with pytest.raises(EngineError, match="could not be kept"):
         round_.tally.take(2, partial(read, reply, 2))
+
+
+def test_an_update_reads_alike_from_memory_and_from_the_disk(round_, tmp_path, monkeypatch):
+    arrivals, update = Arrivals(folder=tmp_path / "a"), np.arange(5000, dtype=np.float32)
+    reading, written = threading.Event(), Arrivals._write
+    monkeypatch.setattr(Arrivals, "_write", lambda *given: reading.wait(60) and written(*given))
+    first = arrivals.take(round_.unsigned("north", update=update))
+    assert not first.path.exists()
+    pieces = [(0, 5000), (0, 0), (1, 2), (1023, 1025), (4096, 5000)]
+    before = [first.stretch(*piece).copy() for piece in pieces]
+    reading.set()
+    arrivals.take(round_.unsigned("south", update=update[::-1]))
+    assert first.path.is_file()
+    assert not first.fresh.keys() & {first.path}
+    for piece, was in zip(pieces, before, strict=True):
+        assert np.array_equal(first.stretch(*piece), was)
+    with pytest.raises(ValueError, match="read-only"):
+        first.update[0] = 1.0
+    assert np.array_equal(first.whole().update, update)
+
+
+def test_a_disk_that_is_full_while_an_update_is_written_stops_the_run_at_the_next(
+    round_, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Arrivals, "_write", full)
+    arrivals = Arrivals(folder=tmp_path / "a")
+    first = arrivals.take(round_.unsigned("north"))
+    with pytest.raises(EngineError, match=r"could not be kept \(No space left on device\)"):
+        arrivals.take(round_.unsigned("south"))
+    assert first.update.shape == (40,), "what came before is still there, in memory"
+    arrivals.drop()
+    assert not (tmp_path / "a").exists()
