@@ -142,20 +142,16 @@ class Asking:
         node = self.pending.pop(name)
         newest = name == self._newest[node]
         lost = error is not None and newest and self._asked[node] < self._tries
-        gone = error in _GONE
         # What was asked before is answered too, by a node that was cut off and not started again.
         waits = not newest or node in self.pending.values()
-        if gone:  # nobody said anything
-            said = Said.NOTHING
-            if not (lost or waits):
-                self._tally.finish(node)
-        else:
-            said = self._tally.take(node, read, message=name, final=not (lost or waits))
+        # Where Flower no longer has it, nobody said anything.
+        said = Said.NOTHING if error in _GONE else self._tally.take(node, read, message=name)
+        settled = said is Said.RELEASE or (said is Said.REFUSAL and newest)
         if lost:
             self._failed.add(node)
-        if lost or said is Said.RELEASE or (said is Said.REFUSAL and newest):
+        if lost or settled:
             self.pending = {other: at for other, at in self.pending.items() if at != node}
-        if said is Said.REFUSAL and newest:
+        if settled or not (lost or waits):
             self._tally.finish(node)
 
 

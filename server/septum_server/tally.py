@@ -132,14 +132,7 @@ class Tally:
         """Note that ``node`` was asked."""
         self._asked.add(node)
 
-    def take(
-        self,
-        node: int,
-        read: Callable[[], Release | Declined],
-        *,
-        message: str = "",
-        final: bool = True,
-    ) -> Said:
+    def take(self, node: int, read: Callable[[], Release | Declined], *, message: str = "") -> Said:
         """Count one answer, or note why it does not count.
 
         Args:
@@ -147,7 +140,6 @@ class Tally:
           read: Gives the answer, or raises AdmissionError or WireError.
           message: Flower's name of the message that it answers, for a refusal by a node
             that could not read the order in it; empty to hear no such refusal.
-          final: Whether no other answer of the node is to come in this round.
 
         Returns:
           What it says; after a release no other answer of the node counts.
@@ -155,8 +147,6 @@ class Tally:
         Raises:
           EngineError: An admitted release cannot be kept: the disk is full.
         """
-        if final:
-            self.finish(node)
         try:
             answer = read()
             if isinstance(answer, Declined):
@@ -164,7 +154,6 @@ class Tally:
                 still = answer.code is Code.STILL_TRAINING
                 return Said.NOTHING if still else Said.REFUSAL
             self._admit(node, answer)
-            self.finish(node)
             return Said.RELEASE
         except (AdmissionError, WireError) as error:
             admission = isinstance(error, AdmissionError)
