@@ -291,6 +291,11 @@ def pem(key):
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
+def keyed(tiny, keys):
+    """Return a world whose nodes show their keys."""
+    return World(tiny, keys={node: pem(key) for node, key in keys.items()})
+
+
 def known(tiny, keys, **study):
     """Return the study with its hospitals' node keys, signed."""
     plain = tiny.signed(tiny.study(rounds=1, **study)).study
@@ -338,7 +343,7 @@ def stamps(world):
 def test_a_node_that_was_started_again_between_two_looks_is_asked_again_at_once(
     tiny, keys, tmp_path
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     stamps(world)
     forgets(world, 4, 4)
     world.after[4] = 20
@@ -352,7 +357,7 @@ def test_a_node_that_was_started_again_between_two_looks_is_asked_again_at_once(
 def test_a_node_that_comes_back_with_its_order_is_heard_once_and_waited_for_no_longer(
     tiny, keys, tmp_path
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.back[4] = [4]
     world.after[4] = 20
     push = world.push_messages
@@ -372,7 +377,7 @@ def test_a_node_that_comes_back_with_its_order_is_heard_once_and_waited_for_no_l
 def test_a_refusal_of_one_order_does_not_outdo_the_release_that_another_brings(
     tiny, keys, tmp_path
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.back[4] = [4]
     world.after[4] = 20
     still = declines(Code.STILL_TRAINING)
@@ -390,7 +395,7 @@ def test_a_refusal_of_one_order_does_not_outdo_the_release_that_another_brings(
 
 
 def test_an_answer_that_cannot_be_built_beside_one_that_counts_ends_nothing(tiny, keys, tmp_path):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.back[4] = [4]
     world.after[3] = HOUR
     pull, looked = world.pull_messages, []
@@ -431,7 +436,7 @@ def answers_second(said):
 def test_an_order_that_died_with_its_supernode_holds_nobody_to_the_deadline(
     tiny, keys, tmp_path, second, times, refused
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     stamps(world)
     forgets(world, 4, 4)
     world.after[4] = 20
@@ -446,7 +451,7 @@ def test_an_order_that_died_with_its_supernode_holds_nobody_to_the_deadline(
 def test_a_node_that_connects_again_and_again_is_asked_no_oftener_than_the_study_says(
     tiny, keys, tmp_path
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.back[4] = list(range(1, 500))
     world.after[4] = 2 * HOUR
     signed = known(tiny, keys, participation={"retries": 2, "deadline_s": 600})
@@ -456,7 +461,7 @@ def test_a_node_that_connects_again_and_again_is_asked_no_oftener_than_the_study
 
 
 def test_a_node_of_another_study_is_sent_nothing(tiny, keys, tmp_path):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
     assert entry.complete
     assert {node for node, _ in world.asked} == {2, 3, 4}
@@ -477,7 +482,7 @@ def test_a_site_that_was_not_there_is_told_from_one_that_was_slow(tiny, keys, tm
 def test_an_order_that_expires_as_answers_are_fetched_is_unanswered_and_no_failure(
     tiny, keys, tmp_path
 ):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.after[4] = 2 * HOUR
     stamps(world)
     pull, expired = world.pull_messages, []
@@ -502,7 +507,7 @@ def test_an_order_that_expires_as_answers_are_fetched_is_unanswered_and_no_failu
 
 
 def test_a_hospitals_node_cannot_speak_for_another_from_the_very_first_answer(tiny, keys, tmp_path):
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.script[4] = lambda world, site, order, tries: honest(world, "south", order, tries)
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
     assert entry.answered == ("north", "south")
@@ -575,7 +580,7 @@ def test_a_reply_that_flower_cannot_even_build_costs_its_sender_alone(tiny, keys
     def unreadable(world, site, order, tries):
         raise error  # while Flower makes objects of the bytes, before anything of ours sees them
 
-    world = World(tiny, keys={node: pem(key) for node, key in keys.items()})
+    world = keyed(tiny, keys)
     world.script[3] = unreadable
     _, (entry,) = run(world, tiny, tmp_path / "run", signed=known(tiny, keys))
     assert entry.answered == ("north", "west")
